@@ -1,0 +1,78 @@
+"""Timing, memory and the closing table that all benchmarks share."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+def interleaved(functions: Mapping[str, Callable[[], object]], repeats: int = 10, warmup: int = 2) -> dict[str, float]:
+    """Median seconds of each function, run in turn so that noise of the machine hits all alike."""
+    for _ in range(warmup):
+        for function in functions.values():
+            function()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def matmul_unit(repeats: int = 30) -> float:
+    """Seconds of one 1024×1024 float32 ``torch.mm`` with the threads in force."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    return interleaved({"mm": lambda: torch.mm(a, b)}, repeats=repeats, warmup=5)["mm"]
+
+
+def peak_rss() -> int:
+    """Largest resident size of this process so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
+    """Result of a module-level function run in a process of its own, so that peak memory is its alone."""
+    with multiprocessing.get_context("spawn").Pool(
+        1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
+    ) as pool:
+        return pool.apply(function, args)
+
+
+@dataclass
+class Report:
+    """A table of measurements and the goals met or missed."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+    goals: list[tuple[str, float, str, float]] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def goal(self, name: str, figure: float, relation: str, bound: float) -> None:
+        """State a goal: ``figure`` should be ``relation`` ("<=" or ">=") ``bound``."""
+        if relation not in ("<=", ">="):
+            raise ValueError(f"relation is <= or >=, got {relation!r}")
+        self.goals.append((name, figure, relation, bound))
+        self.figures[name] = figure
+
+    def print(self) -> None:
+        console = Console()
+        table = Table(*self.columns, title=self.title)
+        for row in self.rows:
+            table.add_row(*map(str, row))
+        console.print(table)
+        met = [g for g in self.goals if (g[1] <= g[3] if g[2] == "<=" else g[1] >= g[3])]
+        console.print(f"goals met: {len(met)} of {len(self.goals)}", highlight=False)
+        for goal in self.goals:
+            if goal not in met:
+                console.print(f"missed: {goal[0]} {goal[1]:.4g} (goal {goal[2]} {goal[3]:g})", highlight=False)

@@ -1,0 +1,47 @@
+"""The contract of every encoder: a spec and a batch of weights in, features out."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from wsl.batch import WeightBatch
+from wsl.spec import WeightSpec
+
+
+class UnsupportedSpecError(ValueError):
+    """An encoder cannot take a spec; the message is one sentence that says why."""
+
+
+class Encoder(nn.Module):
+    """Reads the weights of networks.
+
+    An *invariant* encoder returns one feature vector per network, ``[B, out_features]``; an *equivariant* one returns a
+    field over the parameters, ``[B, P, out_features]``, in the layout of its input. The constructor's signature, after
+    ``spec`` and ``out_features``, is the schema of the encoder's config group: annotate every option with its type and
+    range (:mod:`wsl.ranges`), give it a default, and explain it under ``Args``.
+
+    Attributes:
+        symmetries: what the encoder respects of (permutation, scaling, sign, phase), wherever the spec has it.
+        equivariant: whether the output is a field over the parameters.
+        spec: the spec that it was built for.
+        out_features: number of features returned.
+    """
+
+    symmetries: ClassVar[frozenset[str]] = frozenset()
+    equivariant: ClassVar[bool] = False
+
+    def __init__(self, spec: WeightSpec, out_features: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.out_features = out_features
+
+    def forward(self, batch: WeightBatch) -> Tensor:
+        raise NotImplementedError
+
+    def fit_statistics(self, batch: WeightBatch) -> None:
+        """Set buffers that depend on the training data (means, scales) from a large batch of it, once, before training.
+
+        Encoders without such buffers do nothing.
+        """
