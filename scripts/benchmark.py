@@ -1,7 +1,7 @@
 """Measure speed and memory against references: ``python scripts/benchmark.py NAME [--json FILE] [--threads N]``.
 
-Times are medians of interleaved runs in one process, given as ratios against a reference that stands in the same file and
-in matmul units: 1 unit = the median time of one 1024×1024 float32 ``torch.mm`` with the same threads.
+Times are medians of interleaved runs in one process, given as ratios against a reference that stands in the same file
+and in matmul units: 1 unit = the median time of one 1024×1024 float32 ``torch.mm`` with the same threads.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class WeightBatch:
         tensors = self.spec.tensors
         slices = [_slice(t) for t in tensors]
         in_a_row = all(s.index is None for s in slices) and all(
-            a.start + a.length == b.start for a, b in zip(slices, slices[1:], strict=False)
+            a.start + a.length == b.start for a, b in pairwise(slices)
         )
         if not in_a_row or not tensors:
             return {t.name: self[t.name] for t in tensors}
@@ -169,7 +170,7 @@ class MixedWeightBatch:
         return cls(specs, spec_ids, values, offsets, joined("target"), joined("row_ids"))
 
     def split(self) -> list[tuple[Tensor, WeightBatch]]:
-        """Per spec: the positions of its networks in this batch ``[b]``, and the networks as one :class:`WeightBatch`."""
+        """Per spec: positions of its networks in this batch ``[b]``, and the networks as one :class:`WeightBatch`."""
         out = []
         for number, spec in enumerate(self.specs):
             positions = (self.spec_ids == number).nonzero().squeeze(-1)

@@ -1,7 +1,7 @@
-"""Types with a range, for constructor signatures: the signature is the config schema, so it also says what is allowed.
+"""Types with a range, for constructor signatures: the signature is the config schema, so it says what is allowed.
 
-``wsl.build`` derives the schema of a config group from the constructor that the group's name stands for; a value outside
-its range is refused before any work, with the key, the value and the range in the message.
+``wsl.build`` derives the schema of a config group from the constructor that the group's name stands for; a value
+outside its range is refused before any work, with the key, the value and the range in the message.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """WeightSpec: the one description of a network's weight space from which every encoder is derived.
 
 A row of a zoo is the concatenation of a network's *stored* tensors (state-dict order, each flattened). The spec reads
-that row as *virtual* tensors, strided slices whose every axis is exactly one *label*: the set of neurons it ranges over.
+that row as *virtual* tensors, strided slices whose every axis is exactly one *label*, the neurons it ranges over.
 
     stored       "rnn.weight_ih_l0" [3h, i]            what a checkpoint holds
     tensors      reset, update, new: each [h, i]       what encoders see; axes labelled ("h", "i")
@@ -107,8 +107,8 @@ class VirtualTensor:
 class Connection:
     """One way in which the values of ``source`` reach ``target``.
 
-    ``tensors`` maps a part ("weight", "bias", "gamma", …) to a virtual tensor's name; ``attributes`` holds all else that
-    is needed to run it (stride, padding, pooling, eps, heads, …) as plain JSON values.
+    ``tensors`` maps a part ("weight", "bias", "gamma", …) to a virtual tensor's name; ``attributes`` holds all else
+    that is needed to run it (stride, padding, pooling, eps, heads, …) as plain JSON values.
     """
 
     source: str

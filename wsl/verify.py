@@ -13,7 +13,7 @@ from wsl.symmetry import act, draw
 def verify(spec: WeightSpec, tolerance: float = 1e-9, seed: int = 0) -> WeightSpec:
     """The spec, marked verified, after random group elements on all labels left outputs unchanged in float64.
 
-    Four networks with random weights are run on 16 random inputs, before and after each symmetry alone and all together.
+    Four networks with random weights are run on 16 random inputs, before and after each symmetry alone and all at once.
 
     Raises:
         SpecError: if outputs change by more than ``tolerance`` relative to their size; the message names the symmetry.

@@ -16,7 +16,7 @@ from rich.table import Table
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], repeats: int = 10, warmup: int = 2) -> dict[str, float]:
-    """Median seconds of each function, run in turn so that noise of the machine hits all alike."""
+    """Median seconds of each function, run in turn so noise hits all alike."""
     for _ in range(warmup):
         for function in functions.values():
             function()
