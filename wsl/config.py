@@ -1,0 +1,144 @@
+"""Typed configuration: constructor signatures become schemas, and every refusal names the key, the value and the fix."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, Union, get_type_hints
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ConfigError(ValueError):
+    """The configuration is refused; the message names the key, the value and what is allowed."""
+
+
+class Strict(BaseModel):
+    """Base of all config schemas: unknown keys are refused, values keep their types, instances do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def schema_of(name: str, constructor: Callable[..., Any], given: Sequence[str] = ()) -> type[Strict]:
+    """The config schema of a constructor: its parameters with their types, ranges and defaults, and ``name``.
+
+    Args:
+        name: the value of the config key ``name`` that stands for this constructor.
+        given: parameters that the program passes, not the config.
+    """
+    hints = get_type_hints(inspect.unwrap(_initialiser(constructor)), include_extras=True)
+    fields: dict[str, Any] = {"name": (Literal[name], ...)}
+    for parameter in inspect.signature(constructor).parameters.values():
+        if parameter.name in given:
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (hints[parameter.name], default)
+    return pydantic.create_model(f"{name}_config", __base__=Strict, **fields)
+
+
+def one_of(schemas: Sequence[type[Strict]]) -> Any:
+    """The type of a config group: one of the schemas, told apart by ``name``."""
+    return schemas[0] if len(schemas) == 1 else Annotated[Union[tuple(schemas)], Field(discriminator="name")]
+
+
+def arguments(config: BaseModel) -> dict[str, Any]:
+    """The constructor arguments in a group's config (all fields but ``name``)."""
+    return {key: getattr(config, key) for key in type(config).model_fields if key != "name"}
+
+
+def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Check plain values against a schema. No coercion: ``"5"`` is not an integer, ``5`` is a float.
+
+    Raises:
+        ConfigError: one line for each fault.
+    """
+    try:
+        return model.model_validate_json(json.dumps(values, default=_refuse), strict=True)
+    except pydantic.ValidationError as error:
+        lines = [_explain(model, fault) for fault in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def unknown_key(key: str, value: object, allowed: Sequence[str]) -> str:
+    """The message for a key that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(key.rpartition(".")[2], allowed, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown key {key}={value}{hint} Allowed here: {', '.join(sorted(allowed)) or 'nothing'}"
+
+
+def _initialiser(constructor: Callable[..., Any]) -> Callable[..., Any]:
+    return constructor.__init__ if inspect.isclass(constructor) else constructor
+
+
+def _refuse(value: object) -> Any:
+    raise ConfigError(f"a config holds plain values, not {type(value).__name__}: {value!r}")
+
+
+def _explain(model: type[BaseModel], fault: Any) -> str:
+    """One fault in the words of the config: the key as typed on the command line, the value, what is allowed."""
+    path, here = [], model
+    for part in fault["loc"]:
+        members = _members(here, part)
+        if members is None:  # the tag of a discriminated union: not part of the key
+            here = _tagged(here, part)
+            continue
+        path.append(str(part))
+        here = members
+    key, value = ".".join(path), fault["input"]
+    if fault["type"] == "extra_forbidden":
+        parent = _parent(model, fault["loc"])
+        return unknown_key(key, value, sorted(parent.model_fields))
+    if fault["type"] == "missing":
+        return f"{key} is missing"
+    if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        name = value.get("name") if isinstance(value, dict) else value
+        return f"{key}.name={name}: allowed is one of {fault['ctx'].get('expected_tags', 'the options of the group')}"
+    message = fault["msg"].replace("Input should", "should").removeprefix("Value error, ")
+    return f"{key}={value!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _members(here: Any, part: str | int) -> Any:
+    """What ``part`` of the location leads to, or None if it is a union tag."""
+    if isinstance(part, int):
+        return here
+    if inspect.isclass(here) and issubclass(here, BaseModel):
+        return here.model_fields[part] if part in here.model_fields else here
+    annotation = here.annotation if isinstance(here, pydantic.fields.FieldInfo) else here
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return _members(annotation, part)
+    options = _options(annotation)
+    if any(part in _tags(option) for option in options):
+        return None
+    return _members(options[0], part) if len(options) == 1 else here
+
+
+def _tags(option: type[BaseModel]) -> tuple[Any, ...]:
+    """The values of ``name`` that choose this member of a union."""
+    return getattr(option.model_fields["name"].annotation, "__args__", ()) if "name" in option.model_fields else ()
+
+
+def _options(annotation: Any) -> list[type[BaseModel]]:
+    arguments_of = getattr(annotation, "__args__", ())
+    found = [a for a in arguments_of if inspect.isclass(a) and issubclass(a, BaseModel)]
+    return found + [b for a in arguments_of if not inspect.isclass(a) for b in _options(a)]
+
+
+def _tagged(here: Any, tag: str | int) -> Any:
+    annotation = here.annotation if isinstance(here, pydantic.fields.FieldInfo) else here
+    return next((o for o in _options(annotation) if tag in _tags(o)), here)
+
+
+def _parent(model: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
+    here: Any = model
+    for part in location[:-1]:
+        following = _members(here, part)
+        here = _tagged(here, part) if following is None else following
+    annotation = here.annotation if isinstance(here, pydantic.fields.FieldInfo) else here
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return annotation
+    return (_options(annotation) or [model])[0]
