@@ -108,7 +108,52 @@ class Connection:
     """One way in which the values of ``source`` reach ``target``.
 
     ``tensors`` maps a part ("weight", "bias", "gamma", …) to a virtual tensor's name; ``attributes`` holds all else
-    that is needed to run it (stride, padding, pooling, eps, heads, …) as plain JSON values.
+    that is needed to run it as plain JSON values. Sizes are per spatial axis, so lists of one, two or three numbers;
+    K is the number of kernel cells, one fixed axis in row-major order; an attribute at its default may be absent.
+
+    ==============  =============================================  ==================================================
+    kind            tensors (axes)                                 attributes (default)
+    ==============  =============================================  ==================================================
+    ``linear``      weight [o, i], bias [o]                        —
+    ``linear``      weight [o, c, K], bias [o]                     spatial = [h, w]: of the flattened feature map
+    ``conv``        weight [o, i, K], bias [o]; transposed:        kernel, stride (1), padding (0), dilation (1),
+                    the same axes, whatever the stored order       groups (1), transposed (false), output_padding (0)
+    ``conv``        weight [g, o, i, K], bias [g, o]; groups > 1   as above; channel c of the target is (g, o)
+    ``depthwise``   weight [c, K], bias [c]                        as ``conv`` without groups
+    ``norm``        gamma, beta, mean, var, each [c]; the first    norm = batch | layer | group | instance | rms, eps,
+                    two absent without affine map, the last two    groups (for group)
+                    only for batch (buffers)
+    ``pool``        —                                              op = max | avg | global_avg | adaptive_avg |
+                                                                   adaptive_max, kernel, stride, padding,
+                                                                   size (adaptive: of the output), ceil (false),
+                                                                   count_include_pad (true)
+    ``skip``        —                                              the identity, or a strided option-A shortcut:
+                                                                   spatial_stride (1) subsamples, start (0) is the
+                                                                   first target channel, the others receive zeros
+    ``concat``      —                                              start: first target channel of this source;
+                                                                   with ``spatial`` source and target are flattened
+    ``slice``       —                                              start, of the source's channels
+    ``upsample``    —                                              size, mode
+    ``embedding``   weight [vocabulary, d]                         the source holds token numbers
+    ``parameter``   value [d] or [K, d]                            adds a learned vector or table (class token,
+                                                                   positions); source = target
+    ``multiply``    value [d], or none                             all ``multiply`` connections of one target are
+                                                                   multiplied (gates), by ``value`` if there is one
+    ``rnn``         input [h, i], hidden [h, h], input_bias [h],   nonlinearity = tanh | relu, reverse (false),
+                    hidden_bias [h]                                batch_first (true), initial: group of the state
+    ``gru``         the same four for each gate: reset_input,      as ``rnn`` without nonlinearity; gates reset,
+                    reset_hidden, reset_input_bias, …              update, new
+    ``lstm``        input_input, … as ``gru``, projection [p, h]   as ``gru``; gates input, forget, cell, output
+    ``attention``   query, key [H, k, d], value [H, v, d],         heads, causal (false), scale (k^-1/2), memory:
+                    output [d, H, v], query_bias [H, k], …,        group that keys and values read (the source)
+                    output_bias [d]
+    ``memory``      —                                              from the group that an ``attention`` connection of
+                                                                   this target names as its memory
+    ``unknown``     all it uses, by name                           op: name of the operation; cannot be executed
+    ==============  =============================================  ==================================================
+
+    Every kind may carry ``scale`` (1): the source's values are multiplied by it first. A target's value is the
+    activation of the sum over its connections (of the product over its ``multiply`` connections).
     """
 
     source: str
