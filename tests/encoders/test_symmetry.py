@@ -1,0 +1,115 @@
+"""Every encoder against every symmetry that it claims: in float64, relative to the size of its output.
+
+One row of ``CASES`` is one encoder on one spec; a new encoder is one more row. Random group elements from
+:mod:`wsl.symmetry` act on the networks; an invariant encoder must not notice. The controls fail if the test or the
+encoder is blind: elements outside the symmetry group must be noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from wsl.batch import WeightBatch
+from wsl.encoders.base import Encoder
+from wsl.encoders.ng_gnn import NGGNN
+from wsl.spec import WeightSpec, mlp_spec
+from wsl.symmetry import GroupElement, act, draw
+
+TOLERANCE = 1e-10
+#: what a control must exceed, relative to the size of the output
+NOTICEABLE = 1e-5
+
+INR = mlp_spec([2, 9, 7, 3], "sine", {"omega": 30.0}, output_offset=0.5)
+RELU = mlp_spec([3, 8, 6, 5, 4], "relu")
+
+
+@dataclass(frozen=True)
+class Case:
+    """An encoder on a spec. ``scale``: standard deviation of the random weights."""
+
+    name: str
+    build: Callable[[WeightSpec], Encoder]
+    spec: WeightSpec
+    symmetries: tuple[str, ...] = ("permutation",)
+    scale: float = 0.3
+
+
+CASES = [
+    Case("ng_gnn", lambda s: NGGNN(s, 10, width=16, probes=8), INR, scale=0.1),
+    Case("ng_gnn_forward_edges", lambda s: NGGNN(s, 10, width=16, probes=0, reverse_edges=False), INR, scale=0.1),
+    Case("ng_gnn_residual", lambda s: NGGNN(s, 10, width=16, probes=4, residual=True), RELU),
+    Case("ng_gnn_plain_inputs", lambda s: NGGNN(s, 3, width=8, probes=0, fourier_features=0), RELU),
+]
+SYMMETRY_CASES = [pytest.param(c, s, id=f"{c.name}-{s}") for c in CASES for s in c.symmetries]
+EACH_CASE = [pytest.param(c, id=c.name) for c in CASES]
+
+
+def built(case: Case, size: int = 6) -> tuple[Encoder, WeightBatch]:
+    """The encoder in float64 and evaluation mode with real statistics, and random networks."""
+    torch.manual_seed(1)
+    batch = WeightBatch(case.spec, torch.randn(size, case.spec.numel, 1, dtype=torch.float64) * case.scale)
+    encoder = case.build(case.spec).double().eval()
+    encoder.fit_statistics(batch)
+    return encoder, batch
+
+
+def change(after: Tensor, before: Tensor) -> float:
+    """Largest deviation, relative to how much the values differ between networks."""
+    after, before = after.detach(), before.detach()
+    return float((after - before).abs().max() / (before - before.mean(0)).abs().max())
+
+
+@pytest.mark.parametrize("case, symmetry", SYMMETRY_CASES)
+def test_symmetry_elements_pass_unnoticed(case: Case, symmetry: str) -> None:
+    encoder, batch = built(case)
+    element = draw(case.spec, len(batch), symmetries=(symmetry,), dtype=torch.float64)
+    moved = act(element, batch)
+    assert change(moved.values, batch.values) > 0.1, "the element moves nothing: the test would prove nothing"
+    expected = encoder(batch)
+    if encoder.equivariant:
+        expected = act(element, batch.with_values(expected)).values
+    assert change(encoder(moved), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", EACH_CASE)
+def test_claims_no_more_than_is_tested(case: Case) -> None:
+    held = {s for s in case.build(case.spec).symmetries if case.spec.labels_with(s)}
+    assert held == set(case.symmetries)
+
+
+@pytest.mark.parametrize("case", EACH_CASE)
+def test_negative_control_permuting_one_tensor_alone_is_noticed(case: Case) -> None:
+    """Permuting the out-neurons of one hidden weight, but nothing else, changes the function."""
+    encoder, batch = built(case)
+    label = case.spec.labels_with("permutation")[0]
+    weight = next(t for t in case.spec.tensors if t.role == "weight" and t.axes[0] == label.name)
+    order = torch.randperm(label.size).roll(1)
+    values = batch.values.clone()
+    index = torch.from_numpy(weight.index())
+    values[:, index.flatten()] = batch.values[:, index[order].flatten()]
+    assert change(encoder(batch.with_values(values)), encoder(batch)) > NOTICEABLE
+
+
+@pytest.mark.parametrize("kind", ["input", "output"])
+@pytest.mark.parametrize("case", EACH_CASE)
+def test_sensitivity_control_permuting_inputs_or_outputs_is_noticed(case: Case, kind: str) -> None:
+    encoder, batch = built(case)
+    (label,) = (label for label in case.spec.labels if label.kind == kind)
+    shifted = torch.arange(label.size).roll(1).expand(len(batch), -1)
+    moved = act(GroupElement(permutation={label.name: shifted}), batch)
+    assert change(encoder(moved), encoder(batch)) > NOTICEABLE
+
+
+@pytest.mark.parametrize("case", EACH_CASE)
+def test_a_network_alone_gives_what_it_gives_in_any_batch(case: Case) -> None:
+    encoder, batch = built(case, size=11)
+    together = encoder(batch)
+    alone = torch.cat([encoder(batch.with_values(batch.values[n : n + 1])) for n in range(len(batch))])
+    assert change(alone, together) < TOLERANCE
+    shuffled = torch.randperm(len(batch))
+    assert change(encoder(batch.with_values(batch.values[shuffled])), together[shuffled]) < TOLERANCE
