@@ -1,4 +1,4 @@
-"""Typed configuration: constructor signatures become schemas, and every refusal names the key, the value and the fix."""
+"""Typed configuration: constructor signatures become schemas, and refusals name key, value and fix."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_type_hints
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
+from wsl.errors import UserError
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """The configuration is refused; the message names the key, the value and what is allowed."""
 
 
@@ -43,7 +45,7 @@ def schema_of(name: str, constructor: Callable[..., Any], given: Sequence[str] =
 
 def one_of(schemas: Sequence[type[Strict]]) -> Any:
     """The type of a config group: one of the schemas, told apart by ``name``."""
-    return schemas[0] if len(schemas) == 1 else Annotated[Union[tuple(schemas)], Field(discriminator="name")]
+    return schemas[0] if len(schemas) == 1 else Annotated[Union[tuple(schemas)], Field(discriminator="name")]  # noqa: UP007
 
 
 def arguments(config: BaseModel) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _members(here: Any, part: str | int) -> Any:
     if isinstance(part, int):
         return here
     if inspect.isclass(here) and issubclass(here, BaseModel):
-        return here.model_fields[part] if part in here.model_fields else here
+        return here.model_fields.get(part, here)
     annotation = here.annotation if isinstance(here, pydantic.fields.FieldInfo) else here
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return _members(annotation, part)

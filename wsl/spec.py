@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from wsl.activations import SYMMETRIES_OF_ACTIVATION, symmetries_of
+from wsl.errors import UserError
 
 FORMAT_VERSION = 1
 LABEL_KINDS = ("input", "output", "hidden", "fixed")
@@ -34,7 +35,7 @@ SYMMETRIES = ("permutation", "scaling", "sign", "phase")
 ROLES = ("weight", "bias", "norm_scale", "norm_shift", "embedding", "buffer", "other")
 
 
-class SpecError(ValueError):
+class SpecError(UserError, ValueError):
     """A spec contradicts itself; the message names the tensor, label, group or connection."""
 
 

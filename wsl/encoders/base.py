@@ -7,10 +7,11 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
+from wsl.errors import UserError
 from wsl.spec import WeightSpec
 
 
-class UnsupportedSpecError(ValueError):
+class UnsupportedSpecError(UserError, ValueError):
     """An encoder cannot take a spec; the message is one sentence that says why."""
 
 

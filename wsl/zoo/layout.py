@@ -52,7 +52,8 @@ def chunks_of(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     row = math.prod(shape[1:]) * itemsize
     if row > LARGEST_CHUNK_BYTES:
         return (1, LARGEST_CHUNK_BYTES // itemsize, *shape[2:])
-    return (min(shape[0], max(1, CHUNK_BYTES // row)), *shape[1:])
+    count = math.ceil(shape[0] / max(1, CHUNK_BYTES // row))
+    return (math.ceil(shape[0] / count), *shape[1:])  # chunks are stored whole: equal ones waste least
 
 
 def blocks_of(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:

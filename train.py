@@ -1,0 +1,49 @@
+"""Train an encoder of network weights: ``python train.py``, ``python train.py encoder=statnn seed=1``, ``--help``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from wsl import build, report
+from wsl.build import RunConfig
+from wsl.command_line import refuse_unknown_keys
+from wsl.errors import UserError
+from wsl.results import Result
+from wsl.run_folder import owned
+
+
+def run(config: RunConfig, folder: Path) -> Result:
+    """Train one encoder and test it once, on the checkpoint that validation chose."""
+    data = build.data(config)
+    encoder = build.encoder(config, data)
+    task = build.task(config, encoder)
+    trainer = build.trainer(config, task, data, folder)
+
+    start = time.monotonic()
+    trainer.fit(task, data, ckpt_path=build.checkpoint(config, folder), weights_only=True)
+    seconds = time.monotonic() - start
+    trainer.test(task, data, ckpt_path="best", weights_only=True, verbose=False)
+    return report.conclude(config, folder, data, task, trainer, seconds)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float:
+    """One run, the encoders that it is compared with, and the table."""
+    try:
+        config = build.config(cfg)
+        folder = build.folder(config)
+        with owned(folder):
+            results = [run(config, folder)]
+            results += [run(other, folder / "compare" / name) for name, other in config.compared().items()]
+            return report.finish(folder, results)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

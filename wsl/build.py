@@ -1,0 +1,207 @@
+"""The one place where config becomes objects.
+
+Nothing is built but what the tables below name: a config chooses an entry by its ``name`` and gives the arguments that
+the entry's signature declares. There is no import path in any config.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import safetensors.torch
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from wsl import run_folder
+from wsl import trainer as trainers
+from wsl.config import ConfigError, Strict, arguments, one_of, schema_of, validated
+from wsl.data.zoo_data import ZooData
+from wsl.encoders.base import Encoder
+from wsl.encoders.mlp import FlatMLP
+from wsl.encoders.ng_gnn import NGGNN
+from wsl.encoders.probe import ProbeMLP
+from wsl.encoders.statnn import StatNN
+from wsl.export import read_encoder_card
+from wsl.ranges import NonNegativeInt
+from wsl.tasks.base import Task
+from wsl.tasks.classification import Classification
+from wsl.tasks.optimisation import adam, adamw, constant, cosine, plateau, sgd, warm_up
+from wsl.zoo.build.inr import INRRecipe, build_inr_zoo
+
+ENCODERS: dict[str, type[Encoder]] = {"ng_gnn": NGGNN, "mlp": FlatMLP, "statnn": StatNN, "probe_mlp": ProbeMLP}
+DATA = {"zoo": ZooData}
+TASKS: dict[str, type[Task]] = {"classification": Classification}
+OPTIMIZERS = {"adam": adam, "adamw": adamw, "sgd": sgd}
+SCHEDULERS = {"constant": constant, "warm_up": warm_up, "cosine": cosine, "plateau": plateau}
+
+#: keys in which a resumed run may differ from what it was started with
+FREE_ON_RESUME = ("resume", "run_root", "trainer.max_epochs", "trainer.max_steps", "trainer.progress")
+
+
+def _group(table: Mapping[str, Any], *given: str) -> Any:
+    return one_of([schema_of(name, constructor, given) for name, constructor in table.items()])
+
+
+EncoderConfig = _group(ENCODERS, "spec", "out_features")
+
+
+class RunConfig(Strict):
+    """A whole run, resolved and checked: what ``config.yaml`` of a run folder holds."""
+
+    data: _group(DATA, "seed")  # type: ignore[valid-type]
+    encoder: EncoderConfig  # type: ignore[valid-type]
+    task: _group(TASKS, "encoder", "optimizer", "scheduler", "seed")  # type: ignore[valid-type]
+    optimizer: _group(OPTIMIZERS)  # type: ignore[valid-type]
+    scheduler: _group(SCHEDULERS)  # type: ignore[valid-type]
+    trainer: schema_of("", trainers.lightning_trainer, ("folder", "callbacks", "loggers"))  # type: ignore[valid-type]
+    logger: schema_of("", trainers.loggers, ("folder", "name"))  # type: ignore[valid-type]
+    seed: NonNegativeInt
+    compile: bool
+    run_root: str
+    resume: str | None
+    label: str
+    zoo: INRRecipe | None
+    compare: dict[str, EncoderConfig]  # type: ignore[valid-type]
+
+    @property
+    def run_name(self) -> str:
+        return f"{Path(self.data.path).stem}_{self.label}_seed{self.seed}"
+
+    def plain(self) -> dict[str, Any]:
+        """Lists, dicts, strings and numbers: what goes to config.yaml and to W&B."""
+        return self.model_dump(mode="json")
+
+    def compared(self) -> dict[str, RunConfig]:
+        """The same run for each encoder of ``compare``, by the name of its config option."""
+        changes: dict[str, Any] = {"compare": {}, "logger": self.logger.model_copy(update={"wandb": False})}
+        return {
+            name: self.model_copy(update={"encoder": encoder, "label": name, **changes})
+            for name, encoder in self.compare.items()
+        }
+
+
+def config(cfg: DictConfig) -> RunConfig:
+    """Resolve and check everything that a run will need, before any work.
+
+    Raises:
+        ConfigError: naming key, value and what is allowed.
+        RunFolderError: if ``resume`` names no run folder, or one of another config.
+    """
+    if cfg.resume is not None:
+        return _resumed(cfg)
+    values = _plain(cfg)
+    names = values["compare"]
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise ConfigError(f"compare={names!r}: should be a list of options of the encoder group")
+    values["compare"] = {name: _plain(compose("train", [f"encoder={name}"]).encoder) for name in names}
+    values["label"] = _choices(cfg).get("encoder", values["encoder"].get("name", "encoder"))
+    recipe = values["data"].get("build")
+    values["zoo"] = _plain(compose("build_zoo", [f"zoo={recipe}"]).zoo) if recipe else None
+    return validated(RunConfig, values)
+
+
+def data(config: RunConfig) -> ZooData:
+    """The data module; its zoo is built first if the file is absent and the config says how."""
+    path = Path(config.data.path)
+    if not path.exists() and config.zoo is not None:
+        build_inr_zoo(config.zoo, path)
+    return ZooData(**arguments(config.data), seed=config.seed)
+
+
+def encoder(config: RunConfig, data: ZooData) -> Encoder:
+    """The encoder for the data's spec, its statistics fitted to the training rows."""
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    built = ENCODERS[config.encoder.name](data.spec, data.classes, **arguments(config.encoder))
+    built.fit_statistics(data.example())
+    if config.compile:
+        built.compile()
+    return built
+
+
+def task(config: RunConfig, encoder: Encoder) -> Task:
+    """The LightningModule around the encoder."""
+    optimizer = OPTIMIZERS[config.optimizer.name](**arguments(config.optimizer))
+    scheduler = SCHEDULERS[config.scheduler.name](**arguments(config.scheduler))
+    return TASKS[config.task.name](encoder, optimizer, scheduler, config.seed, **arguments(config.task))
+
+
+def trainer(config: RunConfig, task: Task, data: ZooData, folder: Path) -> pl.Trainer:
+    """The trainer with its callbacks and loggers; writes the resolved config into the run folder."""
+    loggers = trainers.loggers(folder=folder, name=config.run_name, **arguments(config.logger))
+    source = {"path": str(data.path), "digest": data.digest, "recipe": data.recipe}
+    callbacks = trainers.callbacks(folder, task.monitor, task.mode, source, config.seed)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        run_folder.write_config(folder, config.plain())
+        for logger in loggers:
+            logger.log_hyperparams(config.plain())
+    return trainers.lightning_trainer(folder=folder, callbacks=callbacks, loggers=loggers, **arguments(config.trainer))
+
+
+def folder(config: RunConfig) -> Path:
+    """The run's folder: the one to resume, the sweep's, the one that the first rank made, or a new one."""
+    if config.resume is not None:
+        return Path(config.resume)
+    if known := os.environ.get(run_folder.FOLDER_VARIABLE):
+        return Path(known)
+    if HydraConfig.initialized() and HydraConfig.get().mode is not None and HydraConfig.get().mode.name == "MULTIRUN":
+        made = Path(HydraConfig.get().runtime.output_dir)
+        made.mkdir(parents=True, exist_ok=True)
+        return made
+    return run_folder.create(Path(config.run_root), config.run_name)
+
+
+def exported_encoder(folder: Path) -> Encoder:
+    """Rebuild the encoder of a run folder from ``model.json`` and ``model.safetensors`` alone, in eval mode.
+
+    Raises:
+        ConfigError: if a file is absent or damaged, or names an encoder that is not in the table.
+    """
+    spec, out_features, values = read_encoder_card(folder)
+    name = values.get("name")
+    if name not in ENCODERS:
+        raise ConfigError(f"{folder / 'model.json'}: encoder.name={name}: allowed is one of {', '.join(ENCODERS)}")
+    checked = validated(schema_of(name, ENCODERS[name], ("spec", "out_features")), values)
+    built = ENCODERS[name](spec, out_features, **arguments(checked))
+    try:
+        built.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
+        raise ConfigError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
+    return built.eval()
+
+
+def _resumed(cfg: DictConfig) -> RunConfig:
+    """The config that the run was started with; keys given beside ``resume`` must agree with it, but for a few."""
+    source = Path(cfg.resume)
+    stored = run_folder.read_config(source)
+    given = [item for item in _overrides() if not item.lstrip("+").startswith("resume=")]
+    if given:
+        fresh = config(OmegaConf.merge(cfg, {"resume": None})).plain()
+        run_folder.check_same_config(source, fresh, FREE_ON_RESUME)
+        trainer = stored["trainer"] | {k: fresh["trainer"][k] for k in ("max_epochs", "max_steps", "progress")}
+        stored = stored | {"trainer": trainer}
+    return validated(RunConfig, stored | {"resume": str(source)})
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"a config group should hold keys and values, got {values!r}")
+    values.pop("hydra", None)
+    return {str(k): v for k, v in values.items() if k != "experiment"}
+
+
+def _choices(cfg: DictConfig) -> Mapping[str, Any]:
+    return HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+
+
+def _overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []

@@ -1,0 +1,95 @@
+"""Checkpoints that survive a crash: written beside the target, synced, renamed, with the generation before kept."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from wsl.errors import UserError
+
+
+class CheckpointError(UserError, RuntimeError):
+    """A checkpoint cannot be written or read; the message names the file and the fix."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoint files are complete or absent, and only tensors and plain containers are ever read back.
+
+    A file is written under a temporary name in the same folder, synced and renamed, so that neither a crash nor a full
+    disk can damage the one before; that one is kept as ``NAME.previous.ckpt`` and used, with a warning, if the
+    newer one turns out to be unreadable.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.exists():
+                keep = temporary.with_suffix(".keep")
+                os.link(path, keep)
+                os.replace(keep, previous_generation(path))
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"cannot write the checkpoint {path}: {error}. The one before it is untouched; "
+                "free space or make the folder writable, then go on with resume=RUNDIR"
+            ) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        path = Path(path)
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            fallback = previous_generation(path)
+            if not fallback.exists():
+                raise
+            warnings.warn(f"{error}; going on from the generation before it, {fallback}", stacklevel=2)
+            return read_checkpoint(fallback)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        super().remove_checkpoint(path)
+        previous_generation(Path(path)).unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint onto the CPU with torch's safe loader.
+
+    Raises:
+        CheckpointError: if the file is absent, truncated, or holds anything but tensors and plain containers.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}") from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} was refused by the safe loader, nothing in it was run: {reason}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is truncated or damaged: {reason}") from None
+
+
+def previous_generation(path: Path) -> Path:
+    """Where the generation before ``path`` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,56 @@
+"""Checks of the command line before Hydra sees it, so that a misspelt key is answered with what is allowed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from wsl.config import ConfigError, unknown_key
+
+
+def refuse_unknown_keys(folder: str, name: str, arguments: list[str] | None = None) -> None:
+    """Raise ConfigError if an argument ``KEY=VALUE`` names a key that the composed config does not have.
+
+    Everything else about the arguments is Hydra's to judge.
+
+    Args:
+        folder: the config folder, relative to the main script.
+        name: the primary config.
+        arguments: default: those of the process.
+    """
+    given = [a for a in (sys.argv[1:] if arguments is None else arguments) if "=" in a and not a.startswith("-")]
+    where = Path(sys.argv[0]).resolve().parent / folder if not Path(folder).is_absolute() else Path(folder)
+    try:
+        parsed = [(text, OverridesParser.create().parse_override(text)) for text in given]
+    except HydraException:
+        return  # not an override at all: Hydra explains its own syntax
+    groups = {path.relative_to(where).as_posix() for path in where.rglob("*") if path.is_dir()}
+    chosen = [text for text, item in parsed if item.get_key_element().lstrip("+~").split("@")[0] in groups]
+    values = [item for text, item in parsed if text not in chosen and not item.is_add() and not item.is_delete()]
+    if any(item.is_sweep_override() for _, item in parsed):
+        chosen = [t for t in chosen if not OverridesParser.create().parse_override(t).is_sweep_override()]
+    try:
+        with initialize_config_dir(str(where), version_base="1.3"):
+            config = compose(name, chosen)
+    except HydraException:
+        return  # a misspelt group or option: Hydra lists what there is
+    finally:
+        GlobalHydra.instance().clear()
+    for item in values:
+        _check_key(config, item.key_or_group, item.get_value_string())
+
+
+def _check_key(config: DictConfig, key: str, value: str) -> None:
+    if key.startswith("hydra."):
+        return
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    allowed = [str(k) for k in node] if isinstance(node, DictConfig) else []
+    if leaf not in allowed:
+        raise ConfigError(unknown_key(key, value, allowed or [str(k) for k in config]))

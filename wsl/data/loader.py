@@ -1,0 +1,32 @@
+"""The one place that knows which loader library is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils.data import Dataset
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from wsl.batch import WeightBatch
+from wsl.data.sampler import BatchSampler
+
+
+def loader(dataset: Dataset[Any], sampler: BatchSampler, workers: int = 0, pin_memory: bool = False) -> Any:
+    """A loader of whole batches whose position can be saved and restored.
+
+    The dataset is asked for a list of rows at once, so no per-row collation happens.
+    """
+    return StatefulDataLoader(
+        dataset,
+        sampler=sampler,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+    )
+
+
+def _as_it_is(batch: WeightBatch | Sequence[WeightBatch]) -> Any:
+    return batch

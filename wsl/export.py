@@ -1,0 +1,51 @@
+"""A trained encoder as two plain files: tensors in safetensors, everything else in JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from wsl import __version__
+from wsl.config import ConfigError
+from wsl.encoders.base import Encoder
+from wsl.run_folder import write_text
+from wsl.spec import WeightSpec
+
+
+def save_encoder(encoder: Encoder, config: dict[str, Any], folder: Path) -> None:
+    """Write ``model.safetensors`` and ``model.json`` into the folder.
+
+    Args:
+        config: the encoder's config group (``name`` and options).
+    """
+    state = {name: tensor.detach().contiguous().cpu() for name, tensor in encoder.state_dict().items()}
+    temporary = folder / ".model.safetensors"
+    safetensors.torch.save_file(state, temporary)
+    temporary.replace(folder / "model.safetensors")
+    card = {
+        "format": "wsl-encoder",
+        "wsl": __version__,
+        "encoder": config,
+        "out_features": encoder.out_features,
+        "spec": encoder.spec.to_dict(),
+    }
+    write_text(folder / "model.json", json.dumps(card, indent=1) + "\n")
+
+
+def read_encoder_card(folder: Path) -> tuple[WeightSpec, int, dict[str, Any]]:
+    """(spec, out_features, config group) of an exported encoder.
+
+    Raises:
+        ConfigError: if ``model.json`` is absent or not of this format.
+    """
+    path = folder / "model.json"
+    try:
+        card = json.loads(path.read_text())
+        if card.get("format") != "wsl-encoder":
+            raise ConfigError(f"{path} is not an exported encoder (format {card.get('format')!r})")
+        return WeightSpec.from_dict(card["spec"]), int(card["out_features"]), dict(card["encoder"])
+    except (OSError, json.JSONDecodeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read as an exported encoder: {error}") from None

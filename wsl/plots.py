@@ -1,0 +1,91 @@
+"""Figures of a run, as PNG files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+matplotlib.use("Agg")
+
+INK, ACCENT, WRONG = "#333333", "#1f6f8b", "#c0392b"
+
+
+def learning_curve(metrics: Path, metric: str, best_epoch: int, target: Path) -> Path:
+    """Training and validation loss, and the validation metric, against epochs, from a run's metrics.csv."""
+    with open(metrics, newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for key, label, colour in (("train/loss_epoch", "train", INK), ("val/loss", "val", ACCENT)):
+        left.plot(*_series(rows, key), label=label, color=colour, marker=".", markersize=4)
+    left.set(xlabel="epoch", ylabel="loss")
+    left.legend(frameon=False)
+    epochs, values = _series(rows, metric)
+    right.plot(epochs, values, color=ACCENT, marker=".", markersize=4)
+    right.axvline(best_epoch + 1, color=WRONG, linewidth=1, linestyle="--")
+    right.annotate("chosen", (best_epoch + 1, min(values, default=0)), color=WRONG, fontsize=8)
+    right.set(xlabel="epoch", ylabel=metric)
+    return _save(figure, target)
+
+
+def confusion_matrix(target: Tensor, predicted: Tensor, classes: int, path: Path) -> Path:
+    """Counts of (true, predicted) class pairs."""
+    counts = torch.zeros(classes, classes, dtype=torch.int64)
+    counts.index_put_((target, predicted), torch.ones_like(target), accumulate=True)
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="Blues")
+    threshold = counts.max() / 2
+    for i, j in np.ndindex(classes, classes):
+        if counts[i, j]:
+            colour = "white" if counts[i, j] > threshold else INK
+            axes.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7, color=colour)
+    axes.set(xlabel="predicted", ylabel="true", xticks=range(classes), yticks=range(classes))
+    accuracy = counts.diagonal().sum().item() / max(1, counts.sum().item())
+    axes.set_title(f"test accuracy {accuracy:.1%}", fontsize=10)
+    return _save(figure, path)
+
+
+def inr_gallery(images: np.ndarray, target: Sequence[int], predicted: Sequence[int], path: Path) -> Path:
+    """Rendered INRs ``[n, h, w]`` or ``[n, h, w, 3]`` in [0, 1] with their predicted labels; mistakes in red."""
+    columns = 8
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.15 * columns, 1.35 * rows), layout="constrained")
+    for axes, image, t, p in zip(
+        figure.subplots(rows, columns, squeeze=False).flat[: len(images)], images, target, predicted, strict=True
+    ):
+        axes.imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1)
+        axes.set_title(f"{p}" if p == t else f"{p} (is {t})", fontsize=9, color=INK if p == t else WRONG)
+    for axes in figure.axes:
+        axes.axis("off")
+    return _save(figure, path)
+
+
+def comparison(names: Sequence[str], values: Sequence[float], metric: str, path: Path) -> Path:
+    """One bar per encoder."""
+    figure = Figure(figsize=(6.4, 0.5 + 0.42 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(names, values, color=[ACCENT] + ["#b8c4c9"] * (len(names) - 1))
+    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel=metric, xlim=(min(0.0, *values), max(values) * 1.15 if max(values) > 0 else 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def _series(rows: Sequence[dict[str, str]], key: str) -> tuple[list[int], list[float]]:
+    found = [(int(row["epoch"]) + 1, float(row[key])) for row in rows if row.get(key)]
+    return [epoch for epoch, _ in found], [value for _, value in found]
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path

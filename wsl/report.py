@@ -1,0 +1,88 @@
+"""What a run leaves behind: result.json, figures, the exported encoder, the table on screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+from rich.console import Console
+
+from wsl import plots, results
+from wsl.build import RunConfig
+from wsl.data.zoo_data import ZooData
+from wsl.export import save_encoder
+from wsl.results import Result
+from wsl.tasks.base import Task
+from wsl.zoo.render import render
+
+SHOWN = 32  # INRs in the gallery
+
+
+def conclude(config: RunConfig, folder: Path, data: ZooData, task: Task, trainer: pl.Trainer, seconds: float) -> Result:
+    """Write the result, the encoder and the figures of a tested run."""
+    checkpoint = trainer.checkpoint_callback
+    assert isinstance(checkpoint, ModelCheckpoint)
+    tested = {k.split("/", 1)[1]: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    epoch = int(Path(checkpoint.best_model_path).name.split("-")[1])
+    metric = task.monitor.split("/", 1)[1]
+    result = Result(
+        encoder=config.label,
+        parameters=sum(p.numel() for p in task.encoder.parameters()),
+        metric=metric,
+        val={metric: float(checkpoint.best_model_score)} if checkpoint.best_model_score is not None else {},
+        test=tested,
+        epoch=epoch,
+        epochs=trainer.current_epoch,
+        seconds=seconds,
+        seed=config.seed,
+        data=str(data.path),
+    )
+    if trainer.is_global_zero:
+        result.write(folder)
+        save_encoder(task.encoder, config.encoder.model_dump(mode="json"), folder)
+        figures = _figures(folder, data, task, result)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image(key="figures", images=[str(path) for path in figures])
+                logger.experiment.finish()
+    return result
+
+
+def finish(folder: Path, found: Sequence[Result]) -> float:
+    """Print and store the table of a run and the encoders that it was compared with; returns the run's test metric."""
+    first = found[0]
+    console = Console(highlight=False)
+    console.print()
+    results.print_table(found, title=f"{first.data}: test once, on the checkpoint that validation chose")
+    if len(found) > 1:
+        result = Result(**{**vars(first), "compared": tuple(found[1:])})
+        result.write(folder)
+        names, values = [r.encoder for r in found], [r.test[r.metric] for r in found]
+        plots.comparison(names, values, f"test {first.metric}", folder / "figures" / "comparison.png")
+    console.print(f"run folder: {folder}", soft_wrap=True)
+    return first.test[first.metric]
+
+
+def _figures(folder: Path, data: ZooData, task: Task, result: Result) -> list[Path]:
+    made = [
+        plots.learning_curve(
+            folder / "metrics.csv", task.monitor, result.epoch, folder / "figures" / "learning_curve.png"
+        )
+    ]
+    rows = task.tested
+    if rows is None or not data.classes:
+        return made
+    predicted = rows.output.argmax(-1)
+    made.append(
+        plots.confusion_matrix(rows.target, predicted, data.classes, folder / "figures" / "confusion_matrix.png")
+    )
+    if size := data.recipe.get("render"):
+        h, w, c = size["height"], size["width"], size["channels"]
+        first = [int(p) for p in range(min(SHOWN, len(rows.row_ids)))]
+        batch = data.dataset("test")[first]
+        images = render(batch, h, w).reshape(len(batch), h, w, c).squeeze(-1).numpy()
+        shown = folder / "figures" / "inrs.png"
+        made.append(plots.inr_gallery(images, rows.target[first].tolist(), predicted[first].tolist(), shown))
+    return made

@@ -1,0 +1,130 @@
+"""The folder of one run: made once, owned by one process, and readable years later.
+
+RUN/config.yaml          the resolved config            RUN/result.json     test metrics and how they came about
+RUN/provenance.json      versions, git, data digest     RUN/metrics.csv     every logged number
+RUN/checkpoints/         best and last                  RUN/figures/        PNG
+RUN/model.safetensors    the chosen encoder …           RUN/model.json      … its spec and arguments
+RUN/wandb/               the offline W&B run            RUN/compare/NAME/   the same for each compared encoder
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wsl.errors import UserError
+
+#: set by the first process of a run for the ranks that it starts
+FOLDER_VARIABLE = "WSL_RUN_FOLDER"
+
+
+class RunFolderError(UserError, RuntimeError):
+    """A run folder cannot be made, or belongs to something else; the message names it and the fix."""
+
+
+def create(root: Path, name: str) -> Path:
+    """A new folder ``root/TIME_name``; a number is appended where two runs start in the same second."""
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    for attempt in range(1000):
+        folder = root / (f"{stamp}_{name}" + (f"_{attempt + 1}" if attempt else ""))
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if root.is_file():
+                raise RunFolderError(f"{root} is a file; run_root must name a folder") from None
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot make the run folder {folder}: {error.strerror}; set run_root=… to a writable folder"
+            ) from error
+    raise RunFolderError(f"no free name left for {root / f'{stamp}_{name}'}")
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: a second process on the same run is refused, a dead owner's lock is free.
+
+    Raises:
+        RunFolderError: naming the process that holds the folder.
+    """
+    path = folder / ".lock"
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunFolderError(
+                f"{folder} is in use by process {file.read().strip() or 'unknown'}; wait until it ends"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config that a run was started with, as plain values."""
+    try:
+        text = (folder / "config.yaml").read_text()
+    except OSError:
+        raise RunFolderError(f"{folder} is no run folder: it has no config.yaml") from None
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RunFolderError(f"{folder / 'config.yaml'} is not readable YAML: {error}") from None
+    if not isinstance(config, dict):
+        raise RunFolderError(f"{folder / 'config.yaml'} does not hold a config")
+    return config
+
+
+def check_same_config(folder: Path, config: Mapping[str, Any], free: tuple[str, ...]) -> None:
+    """Refuse to go on with a run under another config.
+
+    Args:
+        free: dotted keys that may differ.
+
+    Raises:
+        RunFolderError: naming every key that differs, with both values.
+    """
+    stored, wanted = _flat(read_config(folder)), _flat(json.loads(json.dumps(config)))
+    differing = [k for k in sorted(stored.keys() | wanted.keys()) if stored.get(k) != wanted.get(k) and k not in free]
+    if differing:
+        lines = [f"  {key}: the run has {stored.get(key)!r}, you gave {wanted.get(key)!r}" for key in differing]
+        raise RunFolderError(
+            f"{folder} belongs to another config:\n" + "\n".join(lines) + "\nLeave these keys out, or start a new run"
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside, sync, rename: the file is complete or as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunFolderError(f"cannot write {path}: {error.strerror}; free space or choose another run_root") from error
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        return {prefix: values}
+    return {
+        k: v for key, value in values.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()
+    }

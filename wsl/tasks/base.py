@@ -1,0 +1,82 @@
+"""The LightningModule around an encoder: one shared step, metrics on gathered rows, the optimiser."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from wsl.batch import WeightBatch
+from wsl.data.sampler import mixed_seed
+from wsl.encoders.base import Encoder
+from wsl.tasks.gathered import GatheredRows, Rows
+from wsl.tasks.optimisation import MakeOptimizer, MakeScheduler
+
+
+class Task(pl.LightningModule):
+    """What the encoder's output is for. Subclasses give the loss and the metrics.
+
+    Attributes:
+        monitor: the validation metric that chooses the checkpoint; ``mode``: "max" or "min".
+        tested: after testing, the encoder's outputs for every test row.
+    """
+
+    monitor: ClassVar[str]
+    mode: ClassVar[str]
+
+    def __init__(self, encoder: Encoder, optimizer: MakeOptimizer, scheduler: MakeScheduler, seed: int = 0) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._make_optimizer, self._make_scheduler, self._seed = optimizer, scheduler, seed
+        self._rows = torch.nn.ModuleDict({"val_rows": GatheredRows(), "test_rows": GatheredRows()})
+        self.tested: Rows | None = None
+
+    def loss(self, output: Tensor, batch: WeightBatch) -> Tensor:
+        raise NotImplementedError
+
+    def metrics(self, rows: Rows) -> dict[str, float]:
+        raise NotImplementedError
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout and the like depend on (seed, epoch, rank) alone: a run resumed at an epoch's start repeats exactly.
+        torch.manual_seed(mixed_seed(self._seed, self.current_epoch, self.global_rank))
+
+    def training_step(self, batch: WeightBatch, batch_index: int) -> Tensor:
+        loss = self.loss(self.encoder(batch), batch)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: WeightBatch, batch_index: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: WeightBatch, batch_index: int) -> None:
+        self._evaluate("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._conclude("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.tested = self._conclude("test")
+
+    def _evaluate(self, split: str, batch: WeightBatch) -> None:
+        output = self.encoder(batch)
+        self.log(f"{split}/loss", self.loss(output, batch), batch_size=len(batch), sync_dist=True)
+        self._rows[f"{split}_rows"].update(batch.row_ids, output, batch.target)
+
+    def _conclude(self, split: str) -> Rows:
+        gathered = self._rows[f"{split}_rows"]
+        rows: Rows = gathered.compute()
+        gathered.reset()
+        metrics = {f"{split}/{name}": value for name, value in self.metrics(rows).items()}
+        self.log_dict(metrics, prog_bar=split == "val")
+        return rows
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._make_optimizer(self.encoder.parameters())
+        steps = int(self.trainer.estimated_stepping_batches)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": self._make_scheduler(optimizer, steps, self.monitor, self.mode),
+        }

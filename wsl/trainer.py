@@ -1,0 +1,136 @@
+"""The Lightning trainer with what every run has: callbacks, loggers, checkpoints that survive a crash."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from rich.console import Console
+
+from wsl.callbacks.finite import StopOnNonFinite
+from wsl.callbacks.progress import PlainProgress
+from wsl.callbacks.provenance import Provenance
+from wsl.checkpoint import AtomicCheckpointIO
+from wsl.ranges import Fraction, NonNegativeFloat, PositiveInt
+
+
+def lightning_trainer(
+    *,
+    folder: Path,
+    callbacks: Sequence[pl.Callback],
+    loggers: Sequence[Logger],
+    accelerator: Literal["cpu", "gpu", "auto"] = "cpu",
+    devices: PositiveInt = 1,
+    num_nodes: PositiveInt = 1,
+    strategy: Literal["auto", "ddp"] = "auto",
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
+    max_epochs: PositiveInt = 20,
+    max_steps: int = -1,
+    gradient_clip_val: NonNegativeFloat = 10.0,
+    accumulate_grad_batches: PositiveInt = 1,
+    check_val_every_n_epoch: PositiveInt = 1,
+    log_every_n_steps: PositiveInt = 10,
+    limit_train_batches: PositiveInt | Fraction = 1.0,
+    limit_val_batches: PositiveInt | Fraction = 1.0,
+    limit_test_batches: PositiveInt | Fraction = 1.0,
+    deterministic: bool = True,
+    progress: Literal["auto", "bar", "lines", "none"] = "auto",
+) -> pl.Trainer:
+    """A trainer from the config group ``trainer`` (whose schema is this signature)."""
+    shown = ("bar" if sys.stdout.isatty() else "lines") if progress == "auto" else progress
+    bars: dict[str, list[pl.Callback]] = {"bar": [RichProgressBar()], "lines": [PlainProgress()], "none": []}
+    return pl.Trainer(
+        default_root_dir=folder,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        precision=precision,
+        max_epochs=max_epochs,
+        max_steps=max_steps,
+        gradient_clip_val=gradient_clip_val or None,
+        accumulate_grad_batches=accumulate_grad_batches,
+        check_val_every_n_epoch=check_val_every_n_epoch,
+        log_every_n_steps=log_every_n_steps,
+        limit_train_batches=limit_train_batches,
+        limit_val_batches=limit_val_batches,
+        limit_test_batches=limit_test_batches,
+        num_sanity_val_steps=0,
+        deterministic=deterministic,
+        use_distributed_sampler=False,  # wsl.data.sampler shards by global row, so that resuming is exact
+        callbacks=[*callbacks, *bars[shown]],
+        logger=list(loggers),
+        plugins=[AtomicCheckpointIO(), *([LightningEnvironment()] if "SLURM_JOB_ID" not in os.environ else [])],
+        enable_progress_bar=shown == "bar",
+        enable_model_summary=False,
+    )
+
+
+def callbacks(folder: Path, monitor: str, mode: str, source: dict[str, Any], seed: int) -> list[pl.Callback]:
+    """Checkpoints (the best by validation, the last), the non-finite guard, provenance."""
+    checkpoints = ModelCheckpoint(
+        dirpath=folder / "checkpoints",
+        filename=f"best-{{epoch}}-{{{monitor}:.4f}}".replace("/", "_"),
+        auto_insert_metric_name=False,
+        monitor=monitor,
+        mode=mode,
+        save_top_k=1,
+        save_last=True,
+        enable_version_counter=False,
+    )
+    return [checkpoints, StopOnNonFinite(), Provenance(folder, source, seed)]
+
+
+def loggers(
+    *,
+    folder: Path,
+    name: str,
+    wandb: bool = True,
+    project: str = "wsl",
+    group: str | None = None,
+    tags: tuple[str, ...] = (),
+) -> list[Logger]:
+    """metrics.csv, and a W&B run: online with an API key, else offline, left out where wandb is missing.
+
+    The W&B run id is drawn before the first step and kept in ``wandb_id.txt``, so a resumed run continues its run.
+    """
+    out: list[Logger] = [CSVLogger(folder, name="", version="")]
+    if not wandb:
+        return out
+    try:
+        import wandb as installed
+        from pytorch_lightning.loggers import WandbLogger
+    except ImportError:
+        Console(stderr=True).print("wandb is not installed: metrics go to metrics.csv only")
+        return out
+    if not os.environ.get("WANDB_API_KEY") and not os.environ.get("WANDB_MODE"):
+        os.environ["WANDB_MODE"] = "offline"
+    os.environ.setdefault("WANDB_SILENT", "true")
+    identity = folder / "wandb_id.txt"
+    if not identity.exists():
+        identity.write_text(uuid.uuid4().hex[:8] + "\n")
+    offline = os.environ.get("WANDB_MODE") == "offline"
+    settings = installed.Settings(console="off")
+    out.append(
+        WandbLogger(
+            name=name,
+            project=project,
+            group=group,
+            tags=list(tags),
+            id=identity.read_text().strip(),
+            save_dir=folder,
+            offline=offline,
+            resume=None if offline else "allow",
+            log_model=False,
+            settings=settings,
+        )
+    )
+    return out
