@@ -1,0 +1,100 @@
+"""Hand-written specs whose answers are known, shared by tests."""
+
+from __future__ import annotations
+
+from wsl.spec import Connection, Label, NeuronGroup, StoredTensor, VirtualTensor, WeightSpec
+
+
+def gru_spec(inputs: int = 3, hidden: int = 5, outputs: int = 2, sign: bool = True) -> WeightSpec:
+    """nn.GRU(inputs, hidden, batch_first=True) as ``gru``, its last step read by nn.Linear ``head``.
+
+    Each of the four stored tensors holds three gates; a state of −h with flipped new-gate rows and flipped columns is
+    the same network, so the hidden label has a sign.
+    """
+    stored, offset = [], 0
+    shapes = {
+        "gru.weight_ih_l0": (3 * hidden, inputs),
+        "gru.weight_hh_l0": (3 * hidden, hidden),
+        "gru.bias_ih_l0": (3 * hidden,),
+        "gru.bias_hh_l0": (3 * hidden,),
+        "head.weight": (outputs, hidden),
+        "head.bias": (outputs,),
+    }
+    tensors, parts = [], {}
+    for name, shape in shapes.items():
+        stored.append(StoredTensor(name, shape, offset))
+        kind, width = ("input", shape[1:]) if "ih" in name else ("hidden", shape[1:])
+        for gate, key in enumerate(("reset", "update", "new")):
+            if not name.startswith("gru."):
+                break
+            part = f"{key}_{kind}" + ("" if width else "_bias")
+            power = int(key == "new")
+            axes, scaling = (
+                (("h", "x") if kind == "input" else ("h", "h"), (power, -1)) if width else (("h",), (power,))
+            )
+            strides = (*width, 1)
+            start = offset + gate * hidden * (width[0] if width else 1)
+            role = "weight" if width else "bias"
+            tensors.append(
+                VirtualTensor(f"{name}.{key}", role, start, (hidden, *width), strides, axes[: len(strides)], scaling)
+            )
+            parts[part] = f"{name}.{key}"
+        offset += shape[0] * (shape[1] if len(shape) > 1 else 1)
+    head = stored[4].offset
+    tensors.append(VirtualTensor("head.weight", "weight", head, (outputs, hidden), (hidden, 1), ("y", "h"), (1, -1)))
+    tensors.append(VirtualTensor("head.bias", "bias", stored[5].offset, (outputs,), (1,), ("y",), (1,)))
+    return WeightSpec(
+        stored=stored,
+        tensors=tensors,
+        labels=(
+            Label("x", inputs, "input"),
+            Label("h", hidden, "hidden", ("permutation", "sign") if sign else ("permutation",)),
+            Label("y", outputs, "output"),
+        ),
+        groups=(NeuronGroup("x", "x"), NeuronGroup("h", "h"), NeuronGroup("last", "h"), NeuronGroup("y", "y")),
+        connections=(
+            Connection("x", "h", "gru", parts, {"reverse": False, "batch_first": True}),
+            Connection("h", "last", "skip", {}, {"step": -1}),
+            Connection("last", "y", "linear", {"weight": "head.weight", "bias": "head.bias"}),
+        ),
+    )
+
+
+def attention_spec(width: int = 6, heads: int = 2, channels: int = 3) -> WeightSpec:
+    """One self-attention layer on tokens ``[N, T, width]``: nn.Linear ``qkv`` [3·H·k, d] fused, nn.Linear ``out``.
+
+    Each of q, k, v is ``[H, k, d]``: the heads may be permuted, and inside all heads alike the q–k channels and the
+    value channels.
+    """
+    inner = heads * channels
+    stored, offset = [], 0
+    shapes = {"qkv.weight": (3 * inner, width), "qkv.bias": (3 * inner,), "out.weight": (width, inner)}
+    for name, shape in (shapes | {"out.bias": (width,)}).items():
+        stored.append(StoredTensor(name, shape, offset))
+        offset += shape[0] * (shape[1] if len(shape) > 1 else 1)
+    tensors, parts = [], {}
+    for number, (key, axis) in enumerate((("query", "qk"), ("key", "qk"), ("value", "v"))):
+        at, shape = number * inner * width, (heads, channels, width)
+        tensors.append(
+            VirtualTensor(key, "weight", at, shape, (channels * width, width, 1), ("H", axis, "x"), (0, 0, 0))
+        )
+        at = stored[1].offset + number * inner
+        tensors.append(VirtualTensor(f"{key}_bias", "bias", at, (heads, channels), (channels, 1), ("H", axis), (0, 0)))
+        parts |= {key: key, f"{key}_bias": f"{key}_bias"}
+    shape, strides = (width, heads, channels), (inner, channels, 1)
+    tensors.append(VirtualTensor("output", "weight", stored[2].offset, shape, strides, ("y", "H", "v"), (0, 0, 0)))
+    tensors.append(VirtualTensor("output_bias", "bias", stored[3].offset, (width,), (1,), ("y",), (0,)))
+    parts |= {"output": "output", "output_bias": "output_bias"}
+    return WeightSpec(
+        stored=stored,
+        tensors=tensors,
+        labels=(
+            Label("x", width, "input"),
+            Label("H", heads, "hidden", ("permutation",)),
+            Label("qk", channels, "hidden", ("permutation",)),
+            Label("v", channels, "hidden", ("permutation",)),
+            Label("y", width, "output"),
+        ),
+        groups=(NeuronGroup("x", "x"), NeuronGroup("y", "y")),
+        connections=(Connection("x", "y", "attention", parts, {"heads": heads}),),
+    )
