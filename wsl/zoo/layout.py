@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsl.errors import UserError
+
 if TYPE_CHECKING:
     import h5py
 
@@ -43,7 +45,7 @@ CHUNK_BYTES, LARGEST_CHUNK_BYTES = 2**19, 2**20
 BLOCK_BYTES = 2**24  # bytes read at once when walking a whole dataset
 
 
-class ZooError(ValueError):
+class ZooError(UserError, ValueError):
     """A zoo file cannot be read or written; the message names the file, dataset or row, the value and the fix."""
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -284,9 +285,12 @@ class ZooWriter:
         """Failures of the file system as one clear error."""
         try:
             yield
-        except (OSError, RuntimeError) as error:  # h5py raises RuntimeError where HDF5 gives no errno
-            number = getattr(error, "errno", None)
-            fix = FIXES.get(number or 0, "check that the folder exists and may be written to, or choose another one")
+        except ZooError:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:  # h5py raises any of them, the errno often in the text
+            text = re.search(r"errno = (\d+)", str(error))
+            number = getattr(error, "errno", None) or (int(text[1]) if text else 0)
+            fix = FIXES.get(number, "check that the folder exists and may be written to, or choose another one")
             reason = os.strerror(number) if number else str(error)
             raise ZooError(f"{self.path}: cannot be written ({reason}); {fix}") from error
 

@@ -1,0 +1,105 @@
+"""Run a sample of a zoo's networks again: do they work, as their spec says, and do the INRs show their images?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from wsl.batch import WeightBatch
+from wsl.execute import execute
+from wsl.spec import SYMMETRIES
+from wsl.symmetry import act, draw
+from wsl.zoo.coordinates import grid
+from wsl.zoo.reader import Zoo
+
+Array = npt.NDArray[Any]
+Outcome = tuple[tuple[str, ...], str]  # failures, reason for skipping
+
+TOLERANCE = 1e-4  # of fit_mse, absolute
+SYMMETRY_TOLERANCE = 1e-6  # relative, in float64
+NETWORKS_AT_ONCE = 16
+
+
+def sampled_rows(rows: Array, size: int) -> Array:
+    """At most ``size`` of the row numbers, evenly spaced."""
+    if not len(rows):
+        return rows
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(size, len(rows))).round().astype(np.int64))]
+
+
+def _batches(zoo: Zoo, rows: Array, dtype: torch.dtype) -> Iterator[tuple[Array, WeightBatch]]:
+    """The networks of these rows, grouped by spec."""
+    for number, spec in enumerate(zoo.specs):
+        mine = rows[zoo.spec_ids[rows] == number]
+        for start in range(0, len(mine), NETWORKS_AT_ONCE):
+            part = mine[start : start + NETWORKS_AT_ONCE]
+            values, _, _ = zoo.read_mixed_rows(part)
+            yield part, WeightBatch(spec, torch.from_numpy(values).reshape(len(part), spec.numel, 1).to(dtype))
+
+
+@torch.no_grad()
+def check_execution(zoo: Zoo, rows: Array) -> Outcome:
+    """Outputs on random inputs are finite, and unchanged by a random element of the symmetries that the spec claims."""
+    generator = torch.Generator().manual_seed(0)
+    failures, skipped = [], ""
+    for part, batch in _batches(zoo, rows, torch.float64):
+        spec = batch.spec
+        try:
+            (source,) = spec.groups_of_kind("input")
+            inputs = torch.randn(32, spec.size_of(source.name), generator=generator, dtype=torch.float64)
+            before = execute(batch, inputs)
+            element = draw(spec, len(batch), generator, SYMMETRIES, (0.5, 2.0), torch.float64)
+            after = execute(act(element, batch), inputs)
+        except ValueError as error:
+            skipped = f"cannot be executed: {error}"
+            continue
+        finite = before.isfinite().flatten(1).all(1)
+        change = (after - before).abs().flatten(1).amax(1) / before.abs().flatten(1).amax(1).clamp_min(1e-30)
+        for row, ok, size in zip(part.tolist(), finite.tolist(), change.tolist(), strict=True):
+            if not ok:
+                failures.append(f"row {row}: outputs are not finite")
+            elif not size <= SYMMETRY_TOLERANCE:
+                failures.append(f"row {row}: outputs change by {size:.1e} under a symmetry that its spec claims")
+    return tuple(failures), skipped
+
+
+@torch.no_grad()
+def check_fit(zoo: Zoo, rows: Array, columns: Mapping[str, Array], images: Array | None) -> Outcome:
+    """Columns ``fit_mse`` and ``psnr`` against the error of the render, mean over pixels and channels."""
+    wanted = [name for name in ("fit_mse", "psnr") if name in columns]
+    if not wanted:
+        return (), "no column fit_mse or psnr"
+    if images is None or "image_index" not in columns:
+        return (), "the images, or the column image_index, are not in the file"
+    try:
+        size = zoo.recipe["render"]
+        height, width, channels = (int(size[side]) for side in ("height", "width", "channels"))
+    except (KeyError, TypeError, ValueError):
+        return ("recipe has no render: {height, width, channels}; build the zoo again",), ""
+    if height * width * channels != images.shape[1]:
+        return (f"recipe renders {height}×{width}×{channels}, the images have {images.shape[1]} values",), ""
+    rows = rows[(columns["image_index"][rows] >= 0) & (columns["image_index"][rows] < len(images))]
+    inputs, failures = torch.from_numpy(grid(height, width)), []
+    for part, batch in _batches(zoo, rows, torch.float32):
+        try:
+            rendered = execute(batch, inputs).flatten(1)
+        except (ValueError, RuntimeError) as error:
+            failures.append(f"row {part[0]} cannot be rendered: {error}")
+            continue
+        if rendered.shape[1] != images.shape[1]:
+            failures.append(f"row {part[0]} renders {rendered.shape[1]} values, its image has {images.shape[1]}")
+            continue
+        target = torch.from_numpy(images[columns["image_index"][part]].astype(np.float32) / 255)
+        found = (rendered - target).square().mean(1).double().numpy()
+        for name in wanted:
+            stored = columns[name][part].astype(np.float64)
+            mse = stored if name == "fit_mse" else 10 ** (-stored / 10)
+            for row, given, expected, distance in zip(part, stored, found, np.abs(mse - found), strict=True):
+                if not distance <= TOLERANCE:
+                    shown = expected if name == "fit_mse" else -10 * np.log10(expected)
+                    failures.append(f"row {row}: {name} is stored as {given:.6g}, rendered again {shown:.6g}")
+    return tuple(failures), ""
