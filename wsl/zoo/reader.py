@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
-from wsl.spec import WeightSpec
+from wsl.zoo.description import AGAIN, Array, describe, digest_in, whole
 from wsl.zoo.guard import open_checked
-from wsl.zoo.layout import BLOCK_BYTES, ZooError, check_splits, content_digest
-
-Array = npt.NDArray[Any]
+from wsl.zoo.layout import BLOCK_BYTES, ZooError, content_digest
 
 
 class Zoo:
@@ -48,20 +44,10 @@ class Zoo:
         self.path = Path(path)
         self._handle: tuple[int, h5py.File] | None = None
         with open_checked(self.path) as file:
-            self.digest = file.attrs["digest"].decode("ascii", "replace")
-            self.recipe: dict[str, Any] = self._json(file, "recipe", dict)
-            self.columns = tuple(sorted(file["columns"]))
-            self.run_ids = self._whole(file, "run_id")
-            self.splits = {name: self._whole(file, f"splits/{name}") for name in sorted(file["splits"])}
-            sizes = self._read_specs(file)
-            for name in (*(f"columns/{name}" for name in self.columns), *(("params",) if "params" in file else ())):
-                if len(file[name]) != len(self):
-                    raise ZooError(f"{self.path}: {name!r} has {len(file[name])} rows, the zoo has {len(self)}")
-        self.row_ptr = np.concatenate([np.zeros(1, np.int64), sizes[self.spec_ids].cumsum()])
-        try:
-            check_splits(self.splits, len(self))
-        except ZooError as error:
-            raise ZooError(f"{self.path}: {error}") from error
+            description = describe(file, self.path)
+        self.digest, self.recipe, self.specs = description.digest, description.recipe, description.specs
+        self.spec_ids, self.run_ids, self.row_ptr = description.spec_ids, description.run_ids, description.row_ptr
+        self.splits, self.columns = description.splits, description.columns
 
     def __len__(self) -> int:
         return len(self.run_ids)
@@ -92,7 +78,7 @@ class Zoo:
         if self._handle is None or self._handle[0] != os.getpid():
             self._handle = None  # a handle from before a fork: its process owns it
             file = open_checked(self.path)
-            if (digest := file.attrs["digest"].decode("ascii", "replace")) != self.digest:
+            if (digest := digest_in(file)) != self.digest:
                 file.close()
                 raise ZooError(
                     f"{self.path}: replaced by another zoo since it was opened (digest {digest[:12]}…, was "
@@ -107,7 +93,7 @@ class Zoo:
         """One value for every row: int64, uint8, float32, float64 or str."""
         if name not in self.columns:
             raise ZooError(f"{self.path}: no column {name!r}; columns: {', '.join(self.columns) or 'none'}")
-        values = self._whole(self.file(), f"columns/{name}")
+        values = whole(self.file(), self.path, f"columns/{name}")
         try:
             return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
         except UnicodeDecodeError as error:
@@ -116,7 +102,7 @@ class Zoo:
     @property
     def images(self) -> Array | None:
         """uint8 ``[n_images, height·width·channels]``, the images that the networks were fitted to; None if absent."""
-        return self._whole(self.file(), "images") if "images" in self.file() else None
+        return whole(self.file(), self.path, "images") if "images" in self.file() else None
 
     def content_digest(self, advance: Callable[[int], None] = lambda n: None) -> str:
         """The digest recomputed from every byte of the content (compare with ``digest``)."""
@@ -135,8 +121,8 @@ class Zoo:
         """
         self._check_single("read_mixed")
         self._check_range(start, stop)
-        values = self._block("params", start, stop, lambda row: (row, row + 1))
-        return self._checked(values.ravel(), np.arange(start, stop), finite).reshape(stop - start, -1)
+        values = self._checked(self._rows(start, stop), np.arange(start, stop), finite)
+        return values.reshape(stop - start, self.specs[0].numel)
 
     def read_rows(self, indices: Sequence[int] | Array, finite: bool = False) -> Array:
         """The rows of the given numbers, in their order (any, repeats allowed): float32 ``[n, P]``.
@@ -144,8 +130,12 @@ class Zoo:
         Rows are fetched sorted, neighbours together, so that every chunk is read once. Raises as :meth:`read`.
         """
         self._check_single("read_mixed_rows")
-        values, _, _ = self.read_mixed_rows(indices, finite)
-        return values.reshape(-1, self.specs[0].numel)
+        index = self._row_numbers(indices)
+        values = np.empty((len(index), self.specs[0].numel), dtype=np.float32)
+        for low, high, group in self._spans(index):
+            values[group] = self._rows(low, high).reshape(high - low, values.shape[1])[index[group] - low]
+        self._checked(values.ravel(), index, finite)
+        return values
 
     def read_mixed(self, start: int, stop: int, finite: bool = False) -> tuple[Array, Array, Array]:
         """Rows start to stop one after the other: values float32 ``[ΣP]``, row_ptr ``[n + 1]``, spec_ids ``[n]``.
@@ -159,6 +149,20 @@ class Zoo:
 
     def read_mixed_rows(self, indices: Sequence[int] | Array, finite: bool = False) -> tuple[Array, Array, Array]:
         """As :meth:`read_mixed`, for the rows of the given numbers in their order."""
+        index = self._row_numbers(indices)
+        sizes = np.diff(self.row_ptr)[index]
+        row_ptr = np.concatenate([np.zeros(1, np.int64), sizes.cumsum()])
+        values = np.empty(row_ptr[-1], dtype=np.float32)
+        for low, high, group in self._spans(index):
+            block = self._rows(low, high)
+            for position in group:
+                begin = self.row_ptr[index[position]] - self.row_ptr[low]
+                values[row_ptr[position] : row_ptr[position + 1]] = block[begin : begin + sizes[position]]
+        return self._checked(values, index, finite), row_ptr, self.spec_ids[index]
+
+    # -- helpers ------------------------------------------------------------------------------------------------------
+
+    def _row_numbers(self, indices: Sequence[int] | Array) -> Array:
         index = np.asarray(indices)
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
             raise ZooError(f"{self.path}: row numbers must be a vector of integers, got {index.dtype} {index.shape}")
@@ -166,39 +170,29 @@ class Zoo:
         outside = (index < 0) | (index >= len(self))
         if outside.any():
             raise ZooError(f"{self.path}: no row {index[outside][0]}; rows are 0 to {len(self) - 1}")
-        sizes = np.diff(self.row_ptr)[index]
-        row_ptr = np.concatenate([np.zeros(1, np.int64), sizes.cumsum()])
-        values = np.empty(row_ptr[-1], dtype=np.float32)
+        return index
+
+    def _spans(self, index: Array) -> Iterator[tuple[int, int, Array]]:
+        """Rows (low, high) to read at once, with the positions in ``index`` that they serve.
+
+        Cut where a whole chunk would be read in vain, and every 16 MiB.
+        """
+        if not len(index):
+            return
         order = index.argsort(kind="stable")
-        for group in np.split(order, self._cuts(index[order])) if len(order) else ():
-            low, high = int(index[group[0]]), int(index[group[-1]]) + 1
-            block = self._rows(low, high)
-            for position in group:
-                begin = self.row_ptr[index[position]] - self.row_ptr[low]
-                values[row_ptr[position] : row_ptr[position + 1]] = block[begin : begin + sizes[position]]
-        return self._checked(values, index, finite, row_ptr), row_ptr, self.spec_ids[index]
-
-    # -- helpers ------------------------------------------------------------------------------------------------------
-
-    def _cuts(self, index: Array) -> Array:
-        """Where to cut sorted row numbers into spans: at gaps of a chunk or more, and every 16 MiB."""
-        begin = self.row_ptr[index]
+        begin = self.row_ptr[index[order]]
         gap = np.diff(begin) > math.prod(self.file()["params" if "params" in self.file() else "values"].chunks)
-        span = np.diff((begin - begin[0]) * 4 // BLOCK_BYTES) > 0
-        return np.flatnonzero(gap | span) + 1
+        full = np.diff((begin - begin[0]) * 4 // BLOCK_BYTES) > 0
+        for group in np.split(order, np.flatnonzero(gap | full) + 1):
+            yield int(index[group[0]]), int(index[group[-1]]) + 1, group
 
     def _rows(self, start: int, stop: int) -> Array:
         """Rows start to stop, flat."""
         if "params" in self.file():
-            return self._block("params", start, stop, lambda row: (row, row + 1)).ravel()
-        first, last = int(self.row_ptr[start]), int(self.row_ptr[stop])
-        return self._block("values", first, last, self._rows_of_value)
+            return self._block("params", start, stop).ravel()
+        return self._block("values", int(self.row_ptr[start]), int(self.row_ptr[stop]))
 
-    def _rows_of_value(self, position: int) -> tuple[int, int]:
-        row = int(np.searchsorted(self.row_ptr, position, side="right")) - 1
-        return row, row + 1
-
-    def _block(self, name: str, start: int, stop: int, rows: Callable[[int], tuple[int, int]]) -> Array:
+    def _block(self, name: str, start: int, stop: int) -> Array:
         dataset = self.file()[name]
         try:
             return dataset[start:stop]
@@ -209,76 +203,13 @@ class Zoo:
                 try:
                     dataset[low:high]
                 except OSError:
-                    first, last = rows(low)[0], rows(high - 1)[1] - 1
+                    first, last = low, high - 1
+                    if name == "values":
+                        first, last = np.searchsorted(self.row_ptr, (first, last), side="right") - 1
                     raise ZooError(
-                        f"{self.path}: rows {first} to {last} are damaged (checksum of a chunk of {name!r} fails); "
-                        "copy or build the file again"
+                        f"{self.path}: rows {first} to {last} are damaged (the checksum of their chunk fails); {AGAIN}"
                     ) from error
-            raise ZooError(f"{self.path}: {name!r} cannot be read ({error}); copy or build the file again") from error
-
-    def _whole(self, file: h5py.File, name: str) -> Array:
-        try:
-            return file[name][()]
-        except OSError as error:
-            raise ZooError(f"{self.path}: {name!r} is damaged ({error}); copy or build the file again") from error
-
-    def _json(self, file: h5py.File, name: str, kind: type) -> Any:
-        try:
-            value = json.loads(self._whole(file, name).tobytes())
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, ZooError):
-                raise
-            raise ZooError(f"{self.path}: {name!r} is no JSON ({error}); build the file again") from error
-        if not isinstance(value, kind):
-            raise ZooError(f"{self.path}: {name!r} is a JSON {type(value).__name__}, expected {kind.__name__}")
-        return value
-
-    def _read_specs(self, file: h5py.File) -> Array:
-        """Set ``specs`` and ``spec_ids``, and return the number of values of each spec."""
-        described = self._json(file, "specs", list)
-        if "params" in file:
-            numels = [file["params"].shape[1]] * len(described)
-            self.spec_ids = np.zeros(len(self), dtype=np.int64)
-            if len(described) != 1:
-                raise ZooError(f"{self.path}: 'params' belongs to one spec, 'specs' has {len(described)}")
-        else:
-            self.spec_ids, row_ptr = self._whole(file, "spec_id"), self._whole(file, "row_ptr")
-            numels = self._mixed_sizes(row_ptr, len(described), len(file["values"]))
-        self.specs = tuple(self._spec(i, data, n) for i, (data, n) in enumerate(zip(described, numels, strict=True)))
-        return np.array(numels, dtype=np.int64)
-
-    def _mixed_sizes(self, row_ptr: Array, specs: int, values: int) -> list[int]:
-        where = f"{self.path}: 'row_ptr' and 'spec_id'"
-        if len(self.spec_ids) != len(self) or len(row_ptr) != len(self) + 1:
-            raise ZooError(f"{where} have {len(row_ptr)} and {len(self.spec_ids)} entries for {len(self)} rows")
-        if self.spec_ids.min() < 0 or self.spec_ids.max() >= specs:
-            raise ZooError(
-                f"{where}: spec ids run from {self.spec_ids.min()} to {self.spec_ids.max()} of {specs} specs"
-            )
-        numels = np.zeros(specs, dtype=np.int64)
-        lengths = np.diff(row_ptr)
-        numels[self.spec_ids] = lengths
-        if (lengths < 1).any() or row_ptr[0] != 0 or row_ptr[-1] != values:
-            raise ZooError(f"{where}: rows do not cover the {values} values one after the other")
-        if (wrong := numels[self.spec_ids] != lengths).any():
-            raise ZooError(f"{where}: row {int(wrong.argmax())} has another length than other rows of its spec")
-        if unused := np.setdiff1d(np.arange(specs), self.spec_ids).tolist():
-            raise ZooError(f"{self.path}: no row has the specs {unused[:5]}; build the file again")
-        return numels.tolist()
-
-    def _spec(self, number: int, data: Any, numel: int) -> WeightSpec:
-        """The spec, after its size was compared with what is stored: a short JSON could ask for any memory."""
-        where = f"{self.path}: spec {number}"
-        try:
-            for part in ("stored", "tensors"):
-                total = sum(math.prod(item["shape"]) for item in data[part])
-                if total != numel:
-                    raise ZooError(f"{where}: its {part} have {total} values, its rows have {numel}; build it again")
-            return WeightSpec.from_dict(data)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            if isinstance(error, ZooError):
-                raise
-            raise ZooError(f"{where} is malformed: {error}; build the file again") from error
+            raise ZooError(f"{self.path}: {name!r} cannot be read ({error}); {AGAIN}") from error
 
     def _check_single(self, instead: str) -> None:
         if len(self.specs) != 1:
@@ -288,15 +219,15 @@ class Zoo:
         if not 0 <= start <= stop <= len(self):
             raise ZooError(f"{self.path}: no rows {start} to {stop}; the zoo has {len(self)}")
 
-    def _checked(self, values: Array, rows: Array, finite: bool, row_ptr: Array | None = None) -> Array:
+    def _checked(self, values: Array, rows: Array, finite: bool) -> Array:
         if finite and not np.isfinite(values).all():
             bad = int(np.flatnonzero(~np.isfinite(values))[0])
-            row_ptr = self.row_ptr[rows[0] :] - self.row_ptr[rows[0]] if row_ptr is None else row_ptr
-            row = rows[np.searchsorted(row_ptr, bad, side="right") - 1]
-            position = bad - int(row_ptr[np.searchsorted(row_ptr, bad, side="right") - 1])
+            ends = np.diff(self.row_ptr)[rows].cumsum()
+            number = int(np.searchsorted(ends, bad, side="right"))
+            position = bad - int(ends[number] - np.diff(self.row_ptr)[rows[number]])
             raise ZooError(
-                f"{self.path}: row {row} holds {values[bad]} (position {position}); "
-                "leave the row out or build the file again"
+                f"{self.path}: row {rows[number]} holds {values[bad]} (position {position}); leave the row out or "
+                "build the file again"
             )
         return values
 
