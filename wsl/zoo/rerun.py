@@ -13,8 +13,8 @@ from wsl.batch import WeightBatch
 from wsl.execute import execute
 from wsl.spec import SYMMETRIES
 from wsl.symmetry import act, draw
-from wsl.zoo.coordinates import grid
 from wsl.zoo.reader import Zoo
+from wsl.zoo.render import render
 
 Array = npt.NDArray[Any]
 Outcome = tuple[tuple[str, ...], str]  # failures, reason for skipping
@@ -83,10 +83,10 @@ def check_fit(zoo: Zoo, rows: Array, columns: Mapping[str, Array], images: Array
     if height * width * channels != images.shape[1]:
         return (f"recipe renders {height}×{width}×{channels}, the images have {images.shape[1]} values",), ""
     rows = rows[(columns["image_index"][rows] >= 0) & (columns["image_index"][rows] < len(images))]
-    inputs, failures = torch.from_numpy(grid(height, width)), []
+    failures = []
     for part, batch in _batches(zoo, rows, torch.float32):
         try:
-            rendered = execute(batch, inputs).flatten(1)
+            rendered = render(batch, height, width).flatten(1)
         except (ValueError, RuntimeError) as error:
             failures.append(f"row {part[0]} cannot be rendered: {error}")
             continue

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
 import os
-import re
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 from h5py import h5d, h5p, h5s, h5t
 
 from wsl.spec import WeightSpec
+from wsl.zoo.admit import Array, column, integers, json_bytes, member_name
 from wsl.zoo.layout import (
     FORMAT,
     GROUPS,
-    LONGEST_STRING,
     VERSION,
     ZooError,
     check_splits,
@@ -30,13 +25,7 @@ from wsl.zoo.layout import (
     content_digest,
     straddling_runs,
 )
-
-Array = npt.NDArray[Any]
-FIXES = {
-    errno.ENOSPC: "free some space or choose another folder",
-    errno.EDQUOT: "free some of your quota or choose another folder",
-    errno.EFBIG: "raise the limit on file sizes (ulimit -f) or choose another folder",
-}
+from wsl.zoo.temporary import Temporary, reported
 
 
 class ZooWriter:
@@ -83,12 +72,14 @@ class ZooWriter:
         self._splits: dict[str, Array] = {}
         self._run_ids = np.arange(rows, dtype=np.int64)
         self._images: Array | None = None
-        self._texts = {"specs": _json([s.to_dict() for s in self.specs], self.path, "specs")}
-        self._texts["recipe"] = _json(dict(recipe), self.path, "recipe")
-        self._temporary = self.path.parent / f".{self.path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        self._texts = {
+            "specs": json_bytes(self.path, "specs", [spec.to_dict() for spec in self.specs]),
+            "recipe": json_bytes(self.path, "recipe", dict(recipe)),
+        }
+        self._temporary = Temporary(self.path)
         self._file: h5py.File | None = None
         try:
-            with self._reported():
+            with reported(self.path):
                 self._create()
         except BaseException:
             self._discard()
@@ -122,7 +113,7 @@ class ZooWriter:
             raise ZooError(
                 f"{self.path}: row {row} holds {flat[bad - self.row_ptr[start]]}; leave it out or fit it again"
             )
-        with self._reported():
+        with reported(self.path):
             if len(self.specs) == 1:
                 self._open_file()["params"][start:stop] = flat.reshape(stop - start, -1)
             else:
@@ -132,20 +123,20 @@ class ZooWriter:
     def set_columns(self, columns: Mapping[str, Any]) -> None:
         """Targets and metadata, name → ``[rows]``: integers, floats, booleans (kept as uint8) or short strings."""
         for name, values in columns.items():
-            _check_name(self.path, "column", name)
-            self._columns[name] = _column(self.path, name, np.asarray(values), self.rows)
+            self._columns[member_name(self.path, "column", name)] = column(
+                self.path, name, np.asarray(values), self.rows
+            )
 
     def set_run_ids(self, run_ids: Sequence[int] | Array) -> None:
         """The training run of each row, ``[rows]``; without them each row is a run of its own."""
-        self._run_ids = self._integers("run ids", run_ids)
+        self._run_ids = integers(self.path, "run ids", run_ids)
         if self._run_ids.shape != (self.rows,):
             raise ZooError(f"{self.path}: {self._run_ids.shape} run ids for {self.rows} rows")
 
     def set_splits(self, splits: Mapping[str, Sequence[int] | Array]) -> None:
         """Row numbers of each split, name → ``[n]``; checked at the end."""
         for name, index in splits.items():
-            _check_name(self.path, "split", name)
-            self._splits[name] = self._integers(f"split {name!r}", index)
+            self._splits[member_name(self.path, "split", name)] = integers(self.path, f"split {name!r}", index)
 
     def set_images(self, images: Any) -> None:
         """The images that INRs are fitted to, uint8 ``[n_images, height·width·channels]``; see column image_index."""
@@ -169,15 +160,14 @@ class ZooWriter:
             self._discard()
 
     def _create(self) -> None:
-        self._file = h5py.File(
-            self._temporary, "x", libver=("v110", "v110"), locking="best-effort", rdcc_nbytes=2**24, track_order=False
-        )
-        file = self._file
+        file = h5py.File(self._temporary.path, "x", libver=("v110", "v110"), locking=False, rdcc_nbytes=2**24)
+        self._file = file
+        self._temporary.lock()
         file.attrs["format"] = np.bytes_(FORMAT)
         file.attrs["version"] = np.int64(VERSION)
         file.attrs["digest"] = np.bytes_("0" * 64)
         for group in GROUPS:
-            file.create_group(group, track_order=False)
+            file.create_group(group)
         shape = (self.rows, self.specs[0].numel) if len(self.specs) == 1 else (int(self.row_ptr[-1]),)
         _create_dataset(file, "params" if len(self.specs) == 1 else "values", shape, np.dtype("<f4"))
 
@@ -194,21 +184,16 @@ class ZooWriter:
         for run, (a, b) in straddling_runs(self._run_ids, self._splits).items():
             raise ZooError(f"{self.path}: rows {a} and {b} of run {run} are in two splits; split by run")
         self._refuse_existing()
-        with self._reported():
+        with reported(self.path):
             self._write_rest()
             file = self._open_file()
             file.flush()
             file.attrs.modify("digest", np.bytes_(content_digest(file)))
             file.close()
-            _sync(self._temporary)
-            os.replace(self._temporary, self.path)
-            _sync(self.path.parent)
+            self._temporary.put_in_place()
 
     def _write_rest(self) -> None:
-        parts: dict[str, Array] = {
-            name: np.frombuffer(text.encode(), dtype=np.uint8) for name, text in self._texts.items()
-        }
-        parts["run_id"] = self._run_ids
+        parts: dict[str, Array] = self._texts | {"run_id": self._run_ids}
         if len(self.specs) > 1:
             parts |= {"row_ptr": self.row_ptr, "spec_id": self.spec_ids}
         if self._images is not None:
@@ -225,8 +210,7 @@ class ZooWriter:
             with contextlib.suppress(OSError, RuntimeError, ValueError):
                 self._file.close()
         self._file = None
-        with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+        self._temporary.discard()
 
     # -- checks -------------------------------------------------------------------------------------------------------
 
@@ -246,7 +230,7 @@ class ZooWriter:
             if len(self.specs) > 1:
                 raise ZooError(f"{self.path}: with {len(self.specs)} specs, pass spec_ids, the spec of each row")
             return np.zeros(self.rows, dtype=np.int64)
-        ids = self._integers("spec ids", spec_ids)
+        ids = integers(self.path, "spec ids", spec_ids)
         if ids.shape != (self.rows,) or set(np.unique(ids).tolist()) != set(range(len(self.specs))):
             raise ZooError(
                 f"{self.path}: spec ids {sorted(set(ids.tolist()))[:8]} of shape {ids.shape}; {self.rows} are needed, "
@@ -272,28 +256,6 @@ class ZooWriter:
             )
         return stop
 
-    def _integers(self, what: str, values: Sequence[int] | Array) -> Array:
-        array = np.asarray(values)
-        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            raise ZooError(
-                f"{self.path}: {what} must be a vector of integers, got {array.dtype} of shape {array.shape}"
-            )
-        return array.astype("<i8")
-
-    @contextlib.contextmanager
-    def _reported(self) -> Iterator[None]:
-        """Failures of the file system as one clear error."""
-        try:
-            yield
-        except ZooError:
-            raise
-        except (OSError, RuntimeError, ValueError) as error:  # h5py raises any of them, the errno often in the text
-            text = re.search(r"errno = (\d+)", str(error))
-            number = getattr(error, "errno", None) or (int(text[1]) if text else 0)
-            fix = FIXES.get(number, "check that the folder exists and may be written to, or choose another one")
-            reason = os.strerror(number) if number else str(error)
-            raise ZooError(f"{self.path}: cannot be written ({reason}); {fix}") from error
-
 
 def _create_dataset(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
     """A dataset with checksums, whose chunks are laid out now, in order (hence the same bytes for the same content)."""
@@ -305,43 +267,3 @@ def _create_dataset(file: h5py.File, name: str, shape: tuple[int, ...], dtype: n
     group, _, leaf = name.rpartition("/")
     kind, space = h5t.py_create(dtype, logical=True), h5s.create_simple(shape)
     return h5py.Dataset(h5d.create(file[group or "/"].id, leaf.encode(), kind, space, dcpl=properties))
-
-
-def _column(path: Path, name: str, values: Array, rows: int) -> Array:
-    if values.shape != (rows,):
-        raise ZooError(f"{path}: column {name!r} has shape {values.shape}, expected ({rows},)")
-    match values.dtype.kind:
-        case "b":
-            return values.astype("u1")
-        case "i" | "u":
-            return values.astype("<i8")
-        case "f":
-            return values.astype("<f8" if values.dtype.itemsize == 8 else "<f4")
-        case "U":
-            text = np.char.encode(values, "utf-8")
-            if text.dtype.itemsize <= LONGEST_STRING:
-                return text.astype(f"S{max(1, text.dtype.itemsize)}")
-    raise ZooError(
-        f"{path}: column {name!r} is {values.dtype}; use integers, floats, booleans or strings up to "
-        f"{LONGEST_STRING} bytes"
-    )
-
-
-def _check_name(path: Path, kind: str, name: str) -> None:
-    if not name.isidentifier():
-        raise ZooError(f"{path}: {kind} name {name!r} must be letters, digits and underscores")
-
-
-def _json(value: Any, path: Path, name: str) -> str:
-    try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ZooError(f"{path}: {name} is not plain JSON ({error}); use dicts, lists, strings and numbers") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
