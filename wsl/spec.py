@@ -130,7 +130,9 @@ class Connection:
                                                                    count_include_pad (true)
     ``skip``        —                                              the identity, or a strided option-A shortcut:
                                                                    spatial_stride (1) subsamples, start (0) is the
-                                                                   first target channel, the others receive zeros
+                                                                   first target channel, the others receive zeros;
+                                                                   step: one step of a sequence (−1: the last), which
+                                                                   leaves no positions
     ``concat``      —                                              start: first target channel of this source;
                                                                    with ``spatial`` source and target are flattened
     ``slice``       —                                              start, of the source's channels

@@ -1,0 +1,174 @@
+"""Run the described networks: a whole batch of weights on given inputs, from the spec alone.
+
+Nothing loops over networks: matrices are multiplied in batches, the kernels of all networks are groups of one
+convolution, recurrent layers loop over time. What each connection kind does is written at :class:`wsl.spec.Connection`.
+
+Axis letters: B networks, N inputs, I in-neurons, O out-neurons, T steps of a sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from wsl.activations import activate
+from wsl.batch import WeightBatch
+from wsl.execute.attention import attention
+from wsl.execute.conv import conv, pool, upsample
+from wsl.execute.layout import layout_of
+from wsl.execute.linear import aligned, concat, embedding, linear, multiply, parameter, skip
+from wsl.execute.module import execute_module
+from wsl.execute.norm import norm
+from wsl.execute.recurrent import recurrent
+from wsl.spec import Connection, NeuronGroup, SpecError, WeightSpec
+
+__all__ = ["KINDS", "activations_of", "execute", "execute_module", "layout_of"]
+
+#: connection kinds that can be run from the spec alone
+KINDS = (
+    "linear", "conv", "depthwise", "norm", "pool", "skip", "concat", "slice", "upsample", "embedding", "parameter",
+    "multiply", "rnn", "gru", "lstm", "attention", "memory",
+)  # fmt: skip
+
+
+def execute(batch: WeightBatch, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
+    """Outputs of every network on the inputs.
+
+    Args:
+        batch: B networks with C = 1.
+        inputs: as the network's module reads them, the same for all networks (``[N, d_0]``; ``[N, C, H, W]`` for
+            images; ``[N, T, d_0]`` for sequences; ``[N, T]`` for tokens), or with a leading axis B. A mapping names
+            the input group where there are several.
+
+    Returns:
+        ``[B, N, …]``, values of the spec's output group, laid out as the module returns them.
+
+    Raises:
+        SpecError: if the spec has not exactly one output group, or the inputs or a connection cannot be run.
+    """
+    outputs = batch.spec.groups_of_kind("output")
+    if len(outputs) != 1:
+        raise SpecError(f"this spec has the output groups {[g.name for g in outputs]}; activations_of returns them all")
+    layout = layout_of(batch.spec, _inputs(batch.spec, inputs)[0])
+    return layout.leave(activations_of(batch, inputs)[outputs[0].name])
+
+
+def activations_of(batch: WeightBatch, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values of every neuron group on the inputs, after its activation: name → ``[B, N, *positions, size]``.
+
+    Positions are the pixels of a feature map or the steps of a sequence; a group without them gives ``[B, N, size]``.
+    Arguments and errors are those of :func:`execute`.
+    """
+    spec = batch.spec
+    if batch.values.shape[-1] != 1:
+        raise SpecError(f"only weights with one channel can be run, this batch has {batch.values.shape[-1]}")
+    weights = {name: tensor.squeeze(-1) for name, tensor in batch.tensors().items()}
+    values: dict[str, Tensor] = {}
+    for name in _inputs(spec, inputs):
+        given = inputs[name] if isinstance(inputs, Mapping) else inputs
+        values[name] = layout_of(spec, name).enter(given, spec.size_of(name), len(batch))
+    for group in spec.groups:
+        if group.name not in values:
+            values[group.name] = _value_of(group, spec, values, weights)
+    return {name: value.expand(len(batch), *value.shape[1:]) for name, value in values.items()}
+
+
+def _inputs(spec: WeightSpec, inputs: Tensor | Mapping[str, Tensor]) -> tuple[str, ...]:
+    fed = {c.target for c in spec.connections if c.source != c.target}
+    names = tuple(g.name for g in spec.groups_of_kind("input") if g.name not in fed)
+    if isinstance(inputs, Mapping):
+        if set(inputs) != set(names):
+            raise SpecError(f"inputs are given for {sorted(inputs)}, the spec's input groups are {list(names)}")
+    elif len(names) != 1:
+        raise SpecError(f"one input was given, but the spec has the input groups {list(names)}")
+    return names
+
+
+def _value_of(
+    group: NeuronGroup, spec: WeightSpec, values: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> Tensor:
+    """activation(sum over connections + product over ``multiply`` connections) + offset."""
+    arriving: list[Tensor] = []
+    factors: list[Tensor] = []
+    for connection in spec.incoming(group.name):
+        if connection.kind != "memory":
+            carried = _carry(connection, spec, values, weights)
+            (factors if connection.kind == "multiply" else arriving).append(carried)
+    if factors:
+        arriving.append(reduce(torch.mul, _broadcast(factors)))
+    if not arriving:
+        raise SpecError(f"group {group.name!r} has no incoming connection")
+    try:
+        return activate(reduce(torch.add, _broadcast(arriving)), group.activation, group.parameters)
+    except ValueError as error:
+        raise SpecError(f"group {group.name!r}: {error}") from error
+
+
+def _broadcast(terms: list[Tensor]) -> list[Tensor]:
+    """Values without positions are the same at every position."""
+    dims = max(t.dim() for t in terms)
+    return [aligned(t, dims) for t in terms]
+
+
+def _carry(
+    connection: Connection, spec: WeightSpec, values: Mapping[str, Tensor], all_weights: Mapping[str, Tensor]
+) -> Tensor:
+    """What one connection brings to its target."""
+    where = f"connection {connection.source!r} → {connection.target!r} of kind {connection.kind!r}"
+    if connection.kind not in KINDS:
+        what = connection.attributes.get("op", connection.kind)
+        raise SpecError(
+            f"{where} ({what}) cannot be executed from the spec; kinds that can: {', '.join(KINDS)}. "
+            "With the module at hand, use execute_module"
+        )
+    weights = {part: all_weights[name] for part, name in connection.tensors.items()}
+    try:
+        if connection.kind == "parameter":
+            return parameter(weights["value"])
+        if connection.source not in values:
+            raise SpecError(f"{where}: groups are not listed in the order of execution")
+        return _run(connection, spec, values, weights)
+    except SpecError:
+        raise
+    except (KeyError, RuntimeError, IndexError) as error:
+        missing = f"lacks {error}" if isinstance(error, KeyError) else f"does not fit: {error}"
+        raise SpecError(f"{where} {missing}") from error
+
+
+def _run(
+    connection: Connection, spec: WeightSpec, values: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> Tensor:
+    kind, attributes = connection.kind, connection.attributes
+    size = spec.size_of(connection.target)
+    x = values[connection.source]
+    if kind != "attention" and attributes.get("scale", 1) != 1:
+        x = x * attributes["scale"]
+    match kind:
+        case "linear":
+            return linear(x, weights, attributes.get("spatial"))
+        case "conv" | "depthwise":
+            return conv(x, weights, attributes, depthwise=kind == "depthwise")
+        case "norm":
+            return norm(x, weights, attributes)
+        case "pool":
+            return pool(x, attributes)
+        case "upsample":
+            return upsample(x, attributes)
+        case "concat":
+            return concat(x, size, attributes)
+        case "slice":
+            return x.narrow(-1, int(attributes.get("start", 0)), size)
+        case "embedding":
+            return embedding(x, weights["weight"])
+        case "multiply":
+            return multiply(x, weights.get("value"))
+        case "rnn" | "gru" | "lstm":
+            initial = values[attributes["initial"]] if "initial" in attributes else None
+            return recurrent(kind, x, weights, attributes, initial)
+        case "attention":
+            return attention(x, values[attributes.get("memory", connection.source)], weights, attributes)
+        case _:
+            return skip(x, size, attributes)
