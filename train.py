@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from omegaconf import DictConfig
 
 from wsl import build, report
 from wsl.build import RunConfig
-from wsl.command_line import refuse_unknown_keys
-from wsl.errors import UserError
+from wsl.command_line import plain_errors, refuse_unknown_keys
 from wsl.results import Result
 from wsl.run_folder import owned
 
@@ -33,17 +31,17 @@ def run(config: RunConfig, folder: Path) -> Result:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float:
-    """One run, the encoders that it is compared with, and the table."""
-    try:
+    """One run, the encoders that it is compared with, and the table. Returns the run's test metric."""
+    with plain_errors():
         config = build.config(cfg)
         folder = build.folder(config)
         with owned(folder):
             results = [run(config, folder)]
             results += [run(other, folder / "compare" / name) for name, other in config.compared().items()]
             return report.finish(folder, results)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
+    with plain_errors():
+        refuse_unknown_keys("conf", "train")
     main()

@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+
+import numpy as np
 import pytest
 import torch
 
-os.environ.setdefault("WANDB_MODE", "offline")
+from wsl.spec import mlp_spec
+from wsl.zoo import ZooWriter
+
 torch.set_num_threads(2)
 
 
@@ -27,3 +33,23 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder} with image and graph data (set WSL_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo of 96 random SIRENs 2-6-5-1 in two classes, told apart by the size of their last layer; two views each."""
+    spec = mlp_spec((2, 6, 5, 1), "sine", {"omega": 30.0}, output_offset=0.5)
+    rng = np.random.default_rng(0)
+    rows = 96
+    label = np.arange(rows) // 2 % 2
+    values = rng.normal(0, 0.3, (rows, spec.numel)).astype(np.float32)
+    values[:, -6:] *= 1 + 2 * label[:, None]
+    runs = np.arange(rows) // 2
+    path = tmp_path_factory.mktemp("zoo") / "small.h5"
+    recipe = {"render": {"height": 8, "width": 8, "channels": 1}}
+    with ZooWriter(path, [spec], rows, recipe) as zoo:
+        zoo.write(0, values)
+        zoo.set_columns({"label": label.astype(np.int64), "view": (np.arange(rows) % 2).astype(np.int64)})
+        zoo.set_run_ids(runs.astype(np.int64))
+        zoo.set_splits({"train": np.arange(0, 64), "val": np.arange(64, 80), "test": np.arange(80, 96)})
+    return path

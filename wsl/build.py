@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wsl import run_folder
 from wsl import trainer as trainers
+from wsl.checkpoint import AtomicCheckpointIO, CheckpointError, previous_generation
 from wsl.config import ConfigError, Strict, arguments, one_of, schema_of, validated
 from wsl.data.zoo_data import ZooData
 from wsl.encoders.base import Encoder
@@ -48,19 +49,25 @@ def _group(table: Mapping[str, Any], *given: str) -> Any:
     return one_of([schema_of(name, constructor, given) for name, constructor in table.items()])
 
 
+DataConfig = _group(DATA, "seed")
 EncoderConfig = _group(ENCODERS, "spec", "out_features")
+TaskConfig = _group(TASKS, "encoder", "optimizer", "scheduler", "seed")
+OptimizerConfig = _group(OPTIMIZERS)
+SchedulerConfig = _group(SCHEDULERS)
+TrainerConfig = schema_of("", trainers.lightning_trainer, ("folder", "callbacks", "loggers"))
+LoggerConfig = schema_of("", trainers.loggers, ("folder", "name"))
 
 
 class RunConfig(Strict):
     """A whole run, resolved and checked: what ``config.yaml`` of a run folder holds."""
 
-    data: _group(DATA, "seed")  # type: ignore[valid-type]
+    data: DataConfig  # type: ignore[valid-type]
     encoder: EncoderConfig  # type: ignore[valid-type]
-    task: _group(TASKS, "encoder", "optimizer", "scheduler", "seed")  # type: ignore[valid-type]
-    optimizer: _group(OPTIMIZERS)  # type: ignore[valid-type]
-    scheduler: _group(SCHEDULERS)  # type: ignore[valid-type]
-    trainer: schema_of("", trainers.lightning_trainer, ("folder", "callbacks", "loggers"))  # type: ignore[valid-type]
-    logger: schema_of("", trainers.loggers, ("folder", "name"))  # type: ignore[valid-type]
+    task: TaskConfig  # type: ignore[valid-type]
+    optimizer: OptimizerConfig  # type: ignore[valid-type]
+    scheduler: SchedulerConfig  # type: ignore[valid-type]
+    trainer: TrainerConfig  # type: ignore[valid-type]
+    logger: LoggerConfig  # type: ignore[valid-type]
     seed: NonNegativeInt
     compile: bool
     run_root: str
@@ -135,6 +142,8 @@ def trainer(config: RunConfig, task: Task, data: ZooData, folder: Path) -> pl.Tr
     """The trainer with its callbacks and loggers; writes the resolved config into the run folder."""
     loggers = trainers.loggers(folder=folder, name=config.run_name, **arguments(config.logger))
     source = {"path": str(data.path), "digest": data.digest, "recipe": data.recipe}
+    if (resumed := checkpoint(config, folder)) is not None:
+        loggers[0].forget_after(AtomicCheckpointIO().load_checkpoint(resumed)["global_step"])
     callbacks = trainers.callbacks(folder, task.monitor, task.mode, source, config.seed)
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         run_folder.write_config(folder, config.plain())
@@ -173,6 +182,22 @@ def exported_encoder(folder: Path) -> Encoder:
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
         raise ConfigError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
     return built.eval()
+
+
+def checkpoint(config: RunConfig, folder: Path) -> Path | None:
+    """Where training goes on from: the last checkpoint of a resumed run, or None for a fresh start.
+
+    Raises:
+        CheckpointError: if a run to resume has no checkpoint.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    if config.resume is None:
+        return None
+    if last.exists() or previous_generation(last).exists():
+        return last
+    if config.compare:
+        raise CheckpointError(f"{folder} has no checkpoint to go on from ({last}); start it again without resume")
+    return None
 
 
 def _resumed(cfg: DictConfig) -> RunConfig:

@@ -1,8 +1,10 @@
-"""Checks of the command line before Hydra sees it, so that a misspelt key is answered with what is allowed."""
+"""What every script does with its command line: misspelt keys are answered with what is allowed, errors are plain."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -12,6 +14,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from wsl.config import ConfigError, unknown_key
+from wsl.errors import UserError
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """End the program with the message alone when the user can mend the cause; other errors keep their traceback."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 def refuse_unknown_keys(folder: str, name: str, arguments: list[str] | None = None) -> None:
@@ -38,8 +50,8 @@ def refuse_unknown_keys(folder: str, name: str, arguments: list[str] | None = No
     try:
         with initialize_config_dir(str(where), version_base="1.3"):
             config = compose(name, chosen)
-    except HydraException:
-        return  # a misspelt group or option: Hydra lists what there is
+    except HydraException as error:
+        raise ConfigError(str(error).partition("Config search path")[0].strip()) from None
     finally:
         GlobalHydra.instance().clear()
     for item in values:

@@ -30,17 +30,17 @@ def schema_of(name: str, constructor: Callable[..., Any], given: Sequence[str] =
     """The config schema of a constructor: its parameters with their types, ranges and defaults, and ``name``.
 
     Args:
-        name: the value of the config key ``name`` that stands for this constructor.
+        name: the value of the config key ``name`` that stands for this constructor; empty: the group has no choice.
         given: parameters that the program passes, not the config.
     """
     hints = get_type_hints(inspect.unwrap(_initialiser(constructor)), include_extras=True)
-    fields: dict[str, Any] = {"name": (Literal[name], ...)}
+    fields: dict[str, Any] = {"name": (Literal[name], ...)} if name else {}
     for parameter in inspect.signature(constructor).parameters.values():
         if parameter.name in given:
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (hints[parameter.name], default)
-    return pydantic.create_model(f"{name}_config", __base__=Strict, **fields)
+    return pydantic.create_model(f"{name or constructor.__name__}_config", __base__=Strict, **fields)
 
 
 def one_of(schemas: Sequence[type[Strict]]) -> Any:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
-from rich.console import Console
 
 from wsl import plots, results
 from wsl.build import RunConfig
@@ -45,7 +44,8 @@ def conclude(config: RunConfig, folder: Path, data: ZooData, task: Task, trainer
         figures = _figures(folder, data, task, result)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
-                logger.log_image(key="figures", images=[str(path) for path in figures])
+                for path in figures:
+                    logger.log_image(key=f"figures/{path.stem}", images=[str(path)])
                 logger.experiment.finish()
     return result
 
@@ -53,7 +53,7 @@ def conclude(config: RunConfig, folder: Path, data: ZooData, task: Task, trainer
 def finish(folder: Path, found: Sequence[Result]) -> float:
     """Print and store the table of a run and the encoders that it was compared with; returns the run's test metric."""
     first = found[0]
-    console = Console(highlight=False)
+    console = results.console()
     console.print()
     results.print_table(found, title=f"{first.data}: test once, on the checkpoint that validation chose")
     if len(found) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,9 +67,9 @@ def table(results: Sequence[Result], title: str = "") -> Table:
     """One row per encoder, seeds averaged, in order of first appearance."""
     metric = results[0].metric
     out = Table(title=title or None, title_justify="left")
-    out.add_column("encoder")
+    out.add_column("encoder", no_wrap=True)
     for column in ("parameters", f"test {metric}", f"val {metric}", "best epoch", "seconds"):
-        out.add_column(column, justify="right")
+        out.add_column(column, justify="right", no_wrap=True)
     for name in dict.fromkeys(r.encoder for r in results):
         group = [r for r in results if r.encoder == name]
         out.add_row(
@@ -82,5 +83,10 @@ def table(results: Sequence[Result], title: str = "") -> Table:
     return out
 
 
+def console() -> Console:
+    """The console for tables: as wide as the terminal, and never narrower than a table needs when piped."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
 def print_table(results: Sequence[Result], title: str = "") -> None:
-    Console(highlight=False).print(table(results, title))
+    console().print(table(results, title))

@@ -67,7 +67,13 @@ def owned(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()} on {os.uname().nodename}")
         file.flush()
-        yield
+        try:
+            yield
+        except BaseException:
+            if sorted(p.name for p in folder.iterdir()) == [path.name]:  # nothing was done yet: leave no empty folder
+                path.unlink()
+                folder.rmdir()
+            raise
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

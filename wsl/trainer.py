@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import uuid
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from rich.console import Console
 
@@ -19,7 +21,17 @@ from wsl.callbacks.finite import StopOnNonFinite
 from wsl.callbacks.progress import PlainProgress
 from wsl.callbacks.provenance import Provenance
 from wsl.checkpoint import AtomicCheckpointIO
+from wsl.metrics_file import MetricsFile
 from wsl.ranges import Fraction, NonNegativeFloat, PositiveInt
+
+#: what libraries warn of that no user of ours can act on
+FOREIGN_WARNINGS = (
+    "'set_vital' is deprecated",  # torchdata 0.11 on torch 2.13
+    ".*isinstance.treespec, LeafSpec.. is deprecated",  # Lightning 2.6 on torch 2.13
+    ".*does not have many workers",  # rows are cut from memory by one indexing operation
+    ".*smaller than the logging interval",
+    "Checkpoint directory .* exists and is not empty",  # the run that is resumed
+)
 
 
 def lightning_trainer(
@@ -45,6 +57,7 @@ def lightning_trainer(
     progress: Literal["auto", "bar", "lines", "none"] = "auto",
 ) -> pl.Trainer:
     """A trainer from the config group ``trainer`` (whose schema is this signature)."""
+    quieten()
     shown = ("bar" if sys.stdout.isatty() else "lines") if progress == "auto" else progress
     bars: dict[str, list[pl.Callback]] = {"bar": [RichProgressBar()], "lines": [PlainProgress()], "none": []}
     return pl.Trainer(
@@ -74,11 +87,19 @@ def lightning_trainer(
     )
 
 
+def quieten() -> None:
+    """Silence Lightning's advice and the warnings of libraries about each other; a run's own words remain."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in FOREIGN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
 def callbacks(folder: Path, monitor: str, mode: str, source: dict[str, Any], seed: int) -> list[pl.Callback]:
     """Checkpoints (the best by validation, the last), the non-finite guard, provenance."""
     checkpoints = ModelCheckpoint(
         dirpath=folder / "checkpoints",
-        filename=f"best-{{epoch}}-{{{monitor}:.4f}}".replace("/", "_"),
+        filename=f"best-{{epoch}}-{{{monitor}:.4f}}",
         auto_insert_metric_name=False,
         monitor=monitor,
         mode=mode,
@@ -102,9 +123,10 @@ def loggers(
 
     The W&B run id is drawn before the first step and kept in ``wandb_id.txt``, so a resumed run continues its run.
     """
-    out: list[Logger] = [CSVLogger(folder, name="", version="")]
+    out: list[Logger] = [MetricsFile(folder)]
     if not wandb:
         return out
+    os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb as installed
         from pytorch_lightning.loggers import WandbLogger
@@ -113,24 +135,21 @@ def loggers(
         return out
     if not os.environ.get("WANDB_API_KEY") and not os.environ.get("WANDB_MODE"):
         os.environ["WANDB_MODE"] = "offline"
-    os.environ.setdefault("WANDB_SILENT", "true")
     identity = folder / "wandb_id.txt"
     if not identity.exists():
         identity.write_text(uuid.uuid4().hex[:8] + "\n")
     offline = os.environ.get("WANDB_MODE") == "offline"
-    settings = installed.Settings(console="off")
-    out.append(
-        WandbLogger(
-            name=name,
-            project=project,
-            group=group,
-            tags=list(tags),
-            id=identity.read_text().strip(),
-            save_dir=folder,
-            offline=offline,
-            resume=None if offline else "allow",
-            log_model=False,
-            settings=settings,
-        )
+    logger = WandbLogger(
+        name=name,
+        project=project,
+        group=group,
+        tags=list(tags),
+        id=identity.read_text().strip(),
+        save_dir=folder,
+        offline=offline,
+        resume=None if offline else "allow",
+        log_model=False,
+        settings=installed.Settings(console="off"),
     )
-    return out
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes an option that wandb warns of as removed
+    return [*out, logger]

@@ -15,7 +15,7 @@ from wsl.ranges import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 #: (optimiser, number of steps in the run, metric to watch, its mode) → Lightning's scheduler entry
-MakeScheduler = Callable[[Optimizer, int, str, str], "dict[str, Any]"]
+MakeScheduler = Callable[[Optimizer, int, str, str], dict[str, Any]]
 
 
 def adam(
