@@ -1,0 +1,1 @@
+"""Universal neural functionals: equivariant layers for any weight space."""
