@@ -176,7 +176,12 @@ def _check_type(kind: h5t.TypeID, path: Path, where: str, types: tuple[str, ...]
     if text and not kind.is_variable_str() and kind.get_size() <= LONGEST_STRING:
         return int(kind.get_size())
     if kind.get_class() not in (h5t.INTEGER, h5t.FLOAT) or not any(kind.equal(h5t.py_create(t)) for t in types):
-        names = {h5t.REFERENCE: "a reference", h5t.VLEN: "variable-length", h5t.COMPOUND: "compound"}
+        names = {
+            h5t.STRING: "variable-length text",
+            h5t.REFERENCE: "a reference",
+            h5t.VLEN: "variable-length",
+            h5t.COMPOUND: "compound",
+        }
         plain = kind.get_class() in (h5t.INTEGER, h5t.FLOAT)
         found = kind.dtype.str if plain else names.get(kind.get_class(), f"of HDF5 class {kind.get_class()}")
         raise ZooError(f"{path}: {where!r} is {found}, expected {wanted}; build the file again")

@@ -115,7 +115,7 @@ class ZooWriter:
             )
         with reported(self.path):
             if len(self.specs) == 1:
-                self._open_file()["params"][start:stop] = flat.reshape(stop - start, -1)
+                self._open_file()["params"][start:stop] = flat.reshape(stop - start, self.specs[0].numel)
             else:
                 self._open_file()["values"][self.row_ptr[start] : self.row_ptr[stop]] = flat
         self._written[start:stop] = True
