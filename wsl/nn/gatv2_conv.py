@@ -8,6 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wsl.graphs.blocks import BlockGraph
+from wsl.nn.gatv2.csr import CsrForm
+from wsl.nn.gatv2.dense_blocks import DenseBlocksForm
 from wsl.nn.gatv2.edge_list import EdgeListForm
 from wsl.nn.gatv2.graph import EdgeGraph, cached_graph
 from wsl.nn.gatv2.maps import Inputs
@@ -41,10 +44,13 @@ class GATv2Conv(nn.Module):
         score: "leaky_relu", or "softplus" (GAT+).
         direct: what a node adds of itself outside the softmax (GAT+): "theta_n" a map of its own, "theta_r" the target
             map again, biases included; self loops are then removed from the graph, and none added.
+        form: how edge lists run: "edge_list" in chunks that stay in cache, "csr" deterministically on any device, "auto"
+            the first unless an accelerator is asked for determinism. A :class:`BlockGraph` always runs as dense blocks.
 
     Shapes:
-        x ``[N, F]`` or ``([N_s, F_s], [N_t, F_t])``; edge_index ``[2, E]`` or an :class:`EdgeGraph`; edge_attr
-        ``[E, D]``, ``[E]`` if D = 1; output ``[N_t, H·C]``, ``[N_t, C]`` without concat.
+        x ``[N, F]`` or ``([N_s, F_s], [N_t, F_t])``; edge_index ``[2, E]``, an :class:`EdgeGraph`, or a
+        :class:`BlockGraph` whose networks follow each other in x and edge_attr; edge_attr ``[E, D]``, ``[E]`` if D = 1;
+        output ``[N_t, H·C]``, ``[N_t, C]`` without concat.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class GATv2Conv(nn.Module):
         flow: Literal["source_to_target", "target_to_source"] = "source_to_target",
         score: Literal["leaky_relu", "softplus"] = "leaky_relu",
         direct: Literal["none", "theta_n", "theta_r"] = "none",
+        form: Literal["auto", "edge_list", "csr"] = "auto",
     ) -> None:
         super().__init__()
         if flow not in ("source_to_target", "target_to_source"):
@@ -73,13 +80,15 @@ class GATv2Conv(nn.Module):
             raise ValueError(f"score is leaky_relu or softplus, got {score!r}")
         if direct not in ("none", "theta_n", "theta_r"):
             raise ValueError(f"direct is none, theta_n or theta_r, got {direct!r}")
+        if form not in ("auto", "edge_list", "csr"):
+            raise ValueError(f"form is auto, edge_list or csr, got {form!r}")
         if residual and direct == "theta_n":
             raise ValueError("residual and theta_n are the same map of the target's features: choose one of them")
         self.in_channels, self.out_channels, self.heads, self.concat = in_channels, out_channels, heads, concat
         self.negative_slope, self.dropout, self.edge_dim = negative_slope, dropout, edge_dim
         self.add_self_loops, self.fill_value = add_self_loops and direct == "none", fill_value
         self.share_weights, self.residual = share_weights, residual
-        self.flow, self.direct = flow, direct
+        self.flow, self.direct, self.form = flow, direct, form
         self.score = LeakyReLUScore(negative_slope) if score == "leaky_relu" else SoftplusScore()
         self.probe: Probe | None = None
 
@@ -106,7 +115,7 @@ class GATv2Conv(nn.Module):
     def forward(
         self,
         x: Tensor | tuple[Tensor, Tensor],
-        edge_index: Tensor | EdgeGraph,
+        edge_index: Tensor | EdgeGraph | BlockGraph,
         edge_attr: Tensor | None = None,
         return_attention_weights: bool | None = None,
     ) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -128,7 +137,7 @@ class GATv2Conv(nn.Module):
             graph = cached_graph(forwards, len(x_source), num_targets)
         else:
             graph = edge_index
-        form = self._form(graph)
+        form = self._form(graph, x_source)
         if edge_attr is not None and len(edge_attr) != form.num_edges:
             raise ValueError(f"edge_attr has {len(edge_attr)} rows, the graph has {form.num_edges} edges")
         direct = self.res if self.lin_n is None else self.lin_n
@@ -148,10 +157,15 @@ class GATv2Conv(nn.Module):
         y, alpha = gatv2(self._plan(form), inputs)
         if not return_attention_weights:
             return y
-        used = edge_index if isinstance(edge_index, Tensor) else graph.edge_index()
+        used = edge_index if isinstance(edge_index, Tensor) else form.edge_index()
         return y, (used, form.to_caller(alpha))
 
-    def _form(self, graph: EdgeGraph) -> Form:
+    def _form(self, graph: EdgeGraph | BlockGraph, x_source: Tensor) -> Form:
+        if isinstance(graph, BlockGraph):
+            return DenseBlocksForm(graph, len(x_source) // graph.num_nodes)
+        deterministic = x_source.device.type != "cpu" and torch.are_deterministic_algorithms_enabled()
+        if self.form == "csr" or (self.form == "auto" and deterministic):
+            return CsrForm(graph)
         return EdgeListForm(graph)
 
     def _plan(self, form: Form) -> Plan:
@@ -171,8 +185,8 @@ class GATv2Conv(nn.Module):
         return edge_attr
 
     def _loops(
-        self, edge_index: Tensor | EdgeGraph, edge_attr: Tensor | None, num_nodes: int
-    ) -> tuple[Tensor | EdgeGraph, Tensor | None]:
+        self, edge_index: Tensor | EdgeGraph | BlockGraph, edge_attr: Tensor | None, num_nodes: int
+    ) -> tuple[Tensor | EdgeGraph | BlockGraph, Tensor | None]:
         if not isinstance(edge_index, Tensor):
             if self.add_self_loops or self.direct != "none":
                 raise ValueError(

@@ -22,6 +22,11 @@ CHUNK_FLOATS_ACCELERATOR = 2**26
 """Floats per temporary elsewhere: large enough to fill the device, small enough to bound the memory."""
 
 
+def floats_per_chunk(like: Tensor) -> int:
+    """Floats that a temporary may hold on the device of ``like``."""
+    return CHUNK_FLOATS if like.device.type == "cpu" else CHUNK_FLOATS_ACCELERATOR
+
+
 @dataclass(frozen=True)
 class EdgeListForm:
     """Attention over ``graph`` in chunks of ``chunk`` edges (None: chosen from H·C and the device)."""
@@ -32,6 +37,9 @@ class EdgeListForm:
     @property
     def num_edges(self) -> int:
         return len(self.graph)
+
+    def edge_index(self) -> Tensor:
+        return self.graph.edge_index()
 
     def to_caller(self, per_edge: Tensor) -> Tensor:
         return self.graph.to_caller(per_edge)
@@ -98,8 +106,7 @@ class EdgeListForm:
         return grads
 
     def _chunks(self, problem: Problem) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        floats = CHUNK_FLOATS if problem.xl.device.type == "cpu" else CHUNK_FLOATS_ACCELERATOR
-        size = self.chunk or max(1, floats // max(1, problem.att.numel()))
+        size = self.chunk or max(1, floats_per_chunk(problem.xl) // max(1, problem.att.numel()))
         for start in range(0, len(self.graph), size):
             edges = slice(start, start + size)
             yield edges, self.graph.source[edges], self.graph.target[edges]

@@ -72,6 +72,9 @@ class Form(Protocol):
     def num_edges(self) -> int:
         """E."""
 
+    def edge_index(self) -> Tensor:
+        """``[2, E]``, sources and targets in the caller's order."""
+
     def forward(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """o ``[num_targets, H, C]`` and α ``[E, H]`` in the form's own order of edges."""
 
