@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
 from wsl.spec import Connection, Label, NeuronGroup, StoredTensor, VirtualTensor, WeightSpec
 
 
@@ -98,3 +104,72 @@ def attention_spec(width: int = 6, heads: int = 2, channels: int = 3) -> WeightS
         groups=(NeuronGroup("x", "x"), NeuronGroup("y", "y")),
         connections=(Connection("x", "y", "attention", parts, {"heads": heads}),),
     )
+
+
+class Describe:
+    """A spec of a module, written by hand: which labels the axes of its stored tensors have, and how it is run."""
+
+    def __init__(self, module: nn.Module, inputs: int, outputs: int) -> None:
+        self.stored: list[StoredTensor] = []
+        offset = 0
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                self.stored.append(StoredTensor(name, tuple(tensor.shape), offset))
+                offset += tensor.numel()
+        self.labels = {"x": Label("x", inputs, "input"), "y": Label("y", outputs, "output")}
+        self.groups = [NeuronGroup("x", "x")]
+        self.tensors: list[VirtualTensor] = []
+        self.connections: list[Connection] = []
+
+    def label(self, name: str, size: int) -> None:
+        """A hidden label, permuted; names that begin with ``_`` are fixed."""
+        kind, symmetries = ("fixed", ()) if name.startswith("_") else ("hidden", ("permutation",))
+        self.labels.setdefault(name, Label(name, size, kind, symmetries))
+
+    def tensor(self, name: str, axes: str, shape: tuple[int, ...] | None = None, part: int = 0, parts: int = 1) -> str:
+        """One of ``parts`` equal pieces of a stored tensor's first axis, with one label per axis: its name."""
+        stored = next(s for s in self.stored if s.name == name)
+        if shape is None:  # trailing axes that are not named are one (the cells of a kernel)
+            named = len(axes.split())
+            shape = (stored.shape[0] // parts, *stored.shape[1:])
+            shape = (*shape[: named - 1], math.prod(shape[named - 1 :]))
+        strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+        for axis, size in zip(axes.split(), shape, strict=True):
+            self.label(axis, size)
+        role = "bias" if "bias" in name else "buffer" if "running" in name else "weight"
+        virtual = name if parts == 1 else f"{name}.{part}"
+        start = stored.offset + part * math.prod(shape)
+        self.tensors.append(VirtualTensor(virtual, role, start, shape, strides, tuple(axes.split()), (0,) * len(shape)))
+        return virtual
+
+    def group(self, name: str, label: str, activation: str = "identity", **parameters: float) -> None:
+        self.groups.append(NeuronGroup(name, label, activation, parameters))
+
+    def connect(
+        self, source: str, target: str, kind: str, tensors: Mapping[str, str] | None = None, **attributes: Any
+    ) -> None:
+        self.connections.append(Connection(source, target, kind, tensors or {}, attributes))
+
+    def layer(self, name: str, source: str, target: str, axes: str, kind: str = "conv", **more: Any) -> None:
+        """A layer and its group; the axes are those of its weight, out axes first, a fixed kernel axis ``_…`` last."""
+        activation, shape = more.pop("activation", "identity"), more.pop("shape", None)
+        tensors = {"weight": self.tensor(f"{name}.weight", axes, shape)}
+        out = axes.split()[: -2 if "_" in axes and kind != "depthwise" else -1]
+        if any(s.name == f"{name}.bias" for s in self.stored):
+            sizes = tuple(self.labels[a].size for a in out)
+            tensors["bias"] = self.tensor(f"{name}.bias", " ".join(out), sizes)
+        self.group(target, more.pop("label", out[0]), activation)
+        self.connect(source, target, kind, tensors, **more)
+
+    def norm(
+        self, name: str, source: str, target: str, label: str, norm: str, activation: str = "identity", **more: Any
+    ) -> None:
+        """A normalisation layer and its group."""
+        stored = {s.name for s in self.stored}
+        parts = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"}
+        tensors = {p: self.tensor(f"{name}.{n}", label) for p, n in parts.items() if f"{name}.{n}" in stored}
+        self.group(target, label, activation)
+        self.connect(source, target, "norm", tensors, norm=norm, eps=1e-5, **more)
+
+    def spec(self) -> WeightSpec:
+        return WeightSpec(self.stored, self.tensors, tuple(self.labels.values()), self.groups, self.connections)

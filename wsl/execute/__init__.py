@@ -49,11 +49,15 @@ def execute(batch: WeightBatch, inputs: Tensor | Mapping[str, Tensor]) -> Tensor
     Raises:
         SpecError: if the spec has not exactly one output group, or the inputs or a connection cannot be run.
     """
-    outputs = batch.spec.groups_of_kind("output")
+    spec = batch.spec
+    read = {c.source for c in spec.connections if c.source != c.target}
+    outputs = [g.name for g in spec.groups_of_kind("output") if g.name not in read]
     if len(outputs) != 1:
-        raise SpecError(f"this spec has the output groups {[g.name for g in outputs]}; activations_of returns them all")
-    layout = layout_of(batch.spec, _inputs(batch.spec, inputs)[0])
-    return layout.leave(activations_of(batch, inputs)[outputs[0].name])
+        raise SpecError(
+            f"running a spec takes one output group, this one has {outputs}; activations_of returns them all"
+        )
+    layout = layout_of(spec, _inputs(spec, inputs)[0])
+    return layout.leave(activations_of(batch, inputs)[outputs[0]])
 
 
 def activations_of(batch: WeightBatch, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,7 +137,7 @@ def _carry(
         return _run(connection, spec, values, weights)
     except SpecError:
         raise
-    except (KeyError, RuntimeError, IndexError) as error:
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
         missing = f"lacks {error}" if isinstance(error, KeyError) else f"does not fit: {error}"
         raise SpecError(f"{where} {missing}") from error
 

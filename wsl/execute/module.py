@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wsl.batch import WeightBatch
 from wsl.spec import SpecError, WeightSpec
@@ -48,7 +50,7 @@ def execute_module(
         try:
             return _vmapped(module, spec, batch, arguments, shared)
         except RuntimeError as error:
-            if "vmap" not in str(error) and "batching rule" not in str(error):
+            if "batching rule" not in str(error).lower():
                 raise
     example = arguments if shared else tuple(a[0] for a in arguments)
     graph = decomposed(module, example) if decompose is not False else module
@@ -57,9 +59,11 @@ def execute_module(
 
 def decomposed(module: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
     """The module as a graph of core ATen operations, for inputs of the example's shapes."""
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)  # of torch about torch
+        warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights", UserWarning)  # nn.GRU's aliases
         program = torch.export.export(module, example, strict=False)
-    return program.run_decompositions().module(check_guards=False)
+        return program.run_decompositions().module(check_guards=False)
 
 
 def _vmapped(
@@ -72,6 +76,8 @@ def _vmapped(
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel has neither vmap nor derivative
     try:
-        return vmap(one, in_dims=(0, *(None if shared else 0 for _ in arguments)))(batch.values.squeeze(-1), *arguments)
+        with sdpa_kernel(SDPBackend.MATH):
+            in_dims = (0, *(None if shared else 0 for _ in arguments))
+            return vmap(one, in_dims=in_dims)(batch.values.squeeze(-1), *arguments)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
