@@ -5,10 +5,12 @@ Axis letters: B networks, P parameters, C feature channels (C = 1 for the weight
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -90,16 +92,10 @@ class WeightBatch:
         return replace(self, values=values)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> WeightBatch:
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
-
-        return replace(self, values=move(self.values), target=move(self.target), row_ids=move(self.row_ids))
+        return _each(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> WeightBatch:
-        def pin(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.pin_memory()
-
-        return replace(self, values=pin(self.values), target=pin(self.target), row_ids=pin(self.row_ids))
+        return _each(self, lambda tensor: tensor.pin_memory())
 
     @classmethod
     def from_state_dicts(cls, spec: WeightSpec, state_dicts: Sequence[Mapping[str, Tensor]]) -> WeightBatch:
@@ -129,8 +125,11 @@ class WeightBatch:
 class MixedWeightBatch:
     """Networks of many specs as one flat vector.
 
+    Whatever is known of a spec (where its edges lie in a row, which neurons they join) is a table, computed once per
+    spec; :meth:`tables` strings the tables of all networks together without looking at networks one by one.
+
     Attributes:
-        specs: the distinct specs of the batch.
+        specs: the distinct specs of the batch, or of the zoo that it is from.
         spec_ids: ``[B]`` int64, index into ``specs``.
         values: ``[ΣP, C]``, the rows one after the other.
         offsets: ``[B + 1]`` int64; network b owns ``values[offsets[b]:offsets[b + 1]]``.
@@ -153,34 +152,130 @@ class MixedWeightBatch:
     def __len__(self) -> int:
         return self.spec_ids.shape[0]
 
+    def with_values(self, values: Tensor) -> MixedWeightBatch:
+        """The same networks with other values ``[ΣP, C']``."""
+        return replace(self, values=values)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> MixedWeightBatch:
+        return _each(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> MixedWeightBatch:
+        return _each(self, lambda tensor: tensor.pin_memory())
+
     @classmethod
     def collate(cls, batches: Sequence[WeightBatch]) -> MixedWeightBatch:
         """Concatenate batches of (possibly) different specs, in order."""
         specs = tuple(dict.fromkeys(batch.spec for batch in batches))
         number = {spec: i for i, spec in enumerate(specs)}
-        spec_ids = torch.cat([torch.full((len(b),), number[b.spec], dtype=torch.int64) for b in batches])
-        sizes = torch.tensor([spec.numel for spec in specs], dtype=torch.int64)[spec_ids]
-        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+        counts = torch.tensor([len(batch) for batch in batches], dtype=torch.int64)
+        ids = torch.tensor([number[batch.spec] for batch in batches], dtype=torch.int64)
+        spec_ids = ids.repeat_interleave(counts)
 
         def joined(name: str) -> Tensor | None:
             parts = [getattr(batch, name) for batch in batches]
             return None if any(part is None for part in parts) else torch.cat(parts)
 
         values = torch.cat([batch.values.flatten(0, 1) for batch in batches])
-        return cls(specs, spec_ids, values, offsets, joined("target"), joined("row_ids"))
+        return cls(specs, spec_ids, values, row_offsets(specs, spec_ids), joined("target"), joined("row_ids"))
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def select(self, networks: Tensor) -> MixedWeightBatch:
+        """The networks at these positions ``[b]`` int64, in this order; specs that none of them has are left out."""
+        used, spec_ids = self.spec_ids[networks].unique(return_inverse=True)
+        index, _, offsets = ragged(self.offsets[networks], self.offsets.diff()[networks])
+
+        def pick(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[networks]
+
+        specs = tuple(self.specs[number] for number in used.tolist())
+        values = self.values.index_select(0, index)
+        return MixedWeightBatch(specs, spec_ids, values, offsets, pick(self.target), pick(self.row_ids))
 
     def split(self) -> list[tuple[Tensor, WeightBatch]]:
-        """Per spec: positions of its networks in this batch ``[b]``, and the networks as one :class:`WeightBatch`."""
+        """Per spec that occurs: positions of its networks here ``[b]``, and the networks as one :class:`WeightBatch`.
+
+        For analysis and for models of one spec each; a training step on many specs works on the flat vector.
+        """
+        order = self.spec_ids.argsort(stable=True)
+        counts = self.spec_ids.bincount(minlength=len(self.specs)).tolist()
         out = []
-        for number, spec in enumerate(self.specs):
-            positions = (self.spec_ids == number).nonzero().squeeze(-1)
+        for spec, positions in zip(self.specs, order.split(counts), strict=True):
+            if not len(positions):
+                continue
             index = self.offsets[positions].unsqueeze(-1) + torch.arange(spec.numel, device=self.offsets.device)
-
-            def pick(tensor: Tensor | None, positions: Tensor = positions) -> Tensor | None:
-                return None if tensor is None else tensor[positions]
-
-            out.append((positions, WeightBatch(spec, self.values[index], pick(self.target), pick(self.row_ids))))
+            target = None if self.target is None else self.target[positions]
+            row_ids = None if self.row_ids is None else self.row_ids[positions]
+            out.append((positions, WeightBatch(spec, self.values[index], target, row_ids)))
         return out
+
+    def merge(self, parts: Sequence[tuple[Tensor, Tensor]]) -> MixedWeightBatch:
+        """Inverse of :meth:`split`: positions ``[b]`` and values ``[b, P, C']`` of every spec, as one batch."""
+        starts = torch.cat([self.offsets[positions] for positions, _ in parts])
+        lengths = torch.cat([positions.new_full((len(positions),), values.shape[1]) for positions, values in parts])
+        index, _, _ = ragged(starts, lengths)
+        flat = torch.cat([values.flatten(0, 1) for _, values in parts])
+        return self.with_values(torch.empty_like(flat).index_copy(0, index, flat))
+
+    # -- forms that encoders read -------------------------------------------------------------------------------------
+
+    def tables(self, table_of: Callable[[WeightSpec], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The table of every network's spec, one after the other.
+
+        Args:
+            table_of: spec → ``[M, …]``, a function that is called once per spec (by digest) and then remembered; pass
+                the same function object each time.
+
+        Returns:
+            rows ``[ΣM, …]``; the network that each row belongs to, ``[ΣM]`` int64; offsets ``[B + 1]`` of the networks.
+            Positions in a row become positions in ``values`` by adding ``self.offsets[owner]``.
+        """
+        device = self.values.device
+        used, ids = self.spec_ids.unique(return_inverse=True)
+        found = [_table(table_of, self.specs[number]) for number in used.tolist()]
+        lengths = torch.tensor([len(table) for table in found], dtype=torch.int64, device=device)
+        index, owner, offsets = ragged((lengths.cumsum(0) - lengths)[ids], lengths[ids])
+        return torch.cat(found).to(device).index_select(0, index), owner, offsets
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """Rows filled up with zeros, ``[B, P_max, C]``, and where they hold values, ``[B, P_max]`` bool."""
+        lengths = self.offsets.diff()
+        width = int(lengths.max()) if len(self) else 0
+        mask = torch.arange(width, device=self.values.device) < lengths.unsqueeze(-1)
+        out = self.values.new_zeros(len(self), width, self.values.shape[1])
+        return out.masked_scatter(mask.unsqueeze(-1), self.values), mask
+
+
+def row_offsets(specs: Sequence[WeightSpec], spec_ids: Tensor) -> Tensor:
+    """``[B + 1]``: where the rows of these networks begin and end in a flat vector."""
+    sizes = torch.tensor([spec.numel for spec in specs], dtype=torch.int64, device=spec_ids.device)[spec_ids]
+    return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+
+
+def ragged(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs of consecutive numbers: ``starts[b], …, starts[b] + lengths[b] − 1`` for every b.
+
+    Returns:
+        the numbers ``[Σ lengths]``; the run b that each belongs to; offsets ``[B + 1]`` of the runs.
+    """
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    owner = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+    return torch.arange(len(owner), device=lengths.device) + (starts - offsets[:-1])[owner], owner, offsets
+
+
+@lru_cache(maxsize=65536)
+def _table(table_of: Callable[[WeightSpec], Tensor], spec: WeightSpec) -> Tensor:
+    return table_of(spec)
+
+
+_Batch = TypeVar("_Batch", WeightBatch, MixedWeightBatch)
+
+
+def _each(batch: _Batch, change: Callable[[Tensor], Tensor]) -> _Batch:
+    """The batch with every tensor changed."""
+    fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    changed: dict[str, Any] = {name: change(value) for name, value in fields.items() if isinstance(value, Tensor)}
+    return replace(batch, **changed)
 
 
 def _view(values: Tensor, tensor: VirtualTensor) -> Tensor:
