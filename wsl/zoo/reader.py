@@ -106,7 +106,10 @@ class Zoo:
 
     def content_digest(self, advance: Callable[[int], None] = lambda n: None) -> str:
         """The digest recomputed from every byte of the content (compare with ``digest``)."""
-        return content_digest(self.file(), advance)
+        try:
+            return content_digest(self.file(), advance)
+        except OSError as error:
+            raise ZooError(f"{self.path}: damaged ({error}); {AGAIN}") from error
 
     # -- weights ------------------------------------------------------------------------------------------------------
 

@@ -169,27 +169,27 @@ def _norms(zoo: Zoo, walk: _Walk) -> Check:
     return Check("norms", failures)
 
 
+def _split_of(zoo: Zoo) -> dict[int, str]:
+    """Row → its split, in the order of the rows."""
+    return dict(sorted((row, name) for name, index in zoo.splits.items() for row in index.tolist()))
+
+
 def _duplicates(zoo: Zoo, walk: _Walk) -> Check:
-    first: dict[tuple[int, bytes], tuple[str, int]] = {}
-    failures = []
-    for name, index in zoo.splits.items():
-        for row in index.tolist():
-            if walk.readable[row]:
-                other, earlier = first.setdefault((int(zoo.spec_ids[row]), walk.key[row]), (name, row))
-                if other != name:
-                    failures.append(f"rows {earlier} ({other}) and {row} ({name}) are identical")
+    split_of, first, failures = _split_of(zoo), dict[tuple[int, bytes], int](), []
+    for row, name in split_of.items():
+        if walk.readable[row]:
+            earlier = first.setdefault((int(zoo.spec_ids[row]), walk.key[row]), row)
+            if split_of[earlier] != name:
+                failures.append(f"rows {earlier} ({split_of[earlier]}) and {row} ({name}) are identical")
     return Check("no copies across splits", _shortened(failures))
 
 
 def _straddling(title: str, kind: str, owner: Array, zoo: Zoo) -> Check:
-    split_of = {int(row): name for name, index in zoo.splits.items() for row in index}
-    found = straddling_runs(owner, zoo.splits)
-    return Check(
-        title,
-        _shortened(
-            [f"{kind} {k}: row {a} is in {split_of[a]}, row {b} in {split_of[b]}" for k, (a, b) in found.items()]
-        ),
-    )
+    split_of, failures = _split_of(zoo), []
+    for number, rows in straddling_runs(owner, zoo.splits).items():
+        a, b = sorted(rows)
+        failures.append(f"{kind} {number}: row {a} is in {split_of[a]}, row {b} in {split_of[b]}")
+    return Check(title, _shortened(failures))
 
 
 def _shortened(failures: list[str]) -> tuple[str, ...]:
