@@ -11,23 +11,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from zoo_files import SIREN, chunk_offset, create, flip, write_inr_zoo, write_mixed_zoo
+from zoo_files import SIREN, chunk_offset, create, flip, write_mixed_zoo
 
 from wsl.spec import mlp_spec
 from wsl.zoo import Zoo, ZooError, ZooWriter
 from wsl.zoo.guard import open_checked
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return write_inr_zoo(tmp_path_factory.mktemp("good") / "good.h5").read_bytes()
-
-
-@pytest.fixture
-def zoo_path(tmp_path: Path, good: bytes) -> Path:
-    path = tmp_path / "zoo.h5"
-    path.write_bytes(good)
-    return path
 
 
 def _external(file: h5py.File) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from zoo_files import SIREN, chunk_offset, create, flip, rows_of, write_inr_zoo, write_mixed_zoo
+from zoo_files import SIREN, chunk_offset, create, flip, rows_of, write_mixed_zoo
 
 from wsl.spec import mlp_spec
 from wsl.zoo import Zoo, ZooWriter
@@ -29,14 +29,14 @@ def failed(checks: dict[str, Check]) -> set[str]:
     return {name for name, check in checks.items() if check.status == "FAILED"}
 
 
-def test_a_good_zoo_passes_every_check(tmp_path: Path) -> None:
+def test_a_good_zoo_passes_every_check(zoo_path: Path) -> None:
     shares: list[float] = []
-    checks = by_name(verify_zoo(write_inr_zoo(tmp_path / "a.h5"), 60, shares.append))
+    checks = by_name(verify_zoo(zoo_path, 60, shares.append))
     assert {check.status for check in checks.values()} == {"ok"}
     assert set(checks) == {
         *("opens safely", "checksums", "digest of the content", "finite weights", "norms", "no copies across splits"),
         *("runs within one split", "images within one split", "runs again", "renders again"),
-        *(f"column {name}" for name in Zoo(tmp_path / "a.h5").columns),
+        *(f"column {name}" for name in Zoo(zoo_path).columns),
     }
     assert shares == sorted(shares) and shares[-1] == 1.0
 
@@ -101,27 +101,24 @@ FAULTS: list[tuple[str, Callable[[h5py.File], Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("plant", "name", "message"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
-def test_planted_faults_are_found(tmp_path: Path, plant: Callable[[h5py.File], Any], name: str, message: str) -> None:
-    path = write_inr_zoo(tmp_path / "a.h5")
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+def test_planted_faults_are_found(zoo_path: Path, plant: Callable[[h5py.File], Any], name: str, message: str) -> None:
+    with h5py.File(zoo_path, "r+", libver=("v110", "v110")) as file:
         plant(file)
-    checks = by_name(verify_zoo(path, 60))
+    checks = by_name(verify_zoo(zoo_path, 60))
     assert {"digest of the content", name} <= failed(checks)
     assert any(re.search(message, line) for line in checks[name].failures), checks[name].failures
 
 
-def test_the_digest_alone_finds_an_innocent_change(tmp_path: Path) -> None:
-    path = write_inr_zoo(tmp_path / "a.h5")
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+def test_the_digest_alone_finds_an_innocent_change(zoo_path: Path) -> None:
+    with h5py.File(zoo_path, "r+", libver=("v110", "v110")) as file:
         file["columns/label"][5] = 6
-    assert failed(by_name(verify_zoo(path))) == {"digest of the content"}
+    assert failed(by_name(verify_zoo(zoo_path))) == {"digest of the content"}
 
 
-def test_a_label_of_another_type(tmp_path: Path) -> None:
-    path = write_inr_zoo(tmp_path / "a.h5")
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+def test_a_label_of_another_type(zoo_path: Path) -> None:
+    with h5py.File(zoo_path, "r+", libver=("v110", "v110")) as file:
         create(file, "columns/label", np.linspace(0, 1, 60))
-    check = by_name(verify_zoo(path))["column label"]
+    check = by_name(verify_zoo(zoo_path))["column label"]
     assert check.failures == ("is float64, expected integers",)
 
 
@@ -168,17 +165,16 @@ def _script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def test_the_script_prints_a_table_and_fails_on_a_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, zoo_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_inr_zoo(tmp_path / "a.h5")
-    assert _script(monkeypatch, str(path), "--sample", "5") == 0
+    assert _script(monkeypatch, str(zoo_path), "--sample", "5") == 0
     shown = capsys.readouterr().out
     assert "all 17 checks passed or skipped" in shown and "renders again (5 rows)" in shown
-    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+    with h5py.File(zoo_path, "r+", libver=("v110", "v110")) as file:
         file["params"][3] = np.nan
-    assert _script(monkeypatch, str(path)) == 1
+    assert _script(monkeypatch, str(zoo_path)) == 1
     shown = capsys.readouterr().out
     assert "FAILED" in shown and "NaN or infinity in row 3" in shown and "2 of 17 checks failed" in shown
     assert _script(monkeypatch, str(tmp_path / "absent.h5")) == 1
     assert "does not exist" in capsys.readouterr().out
-    assert _script(monkeypatch, str(path), "--sample", "-1") == 2
+    assert _script(monkeypatch, str(zoo_path), "--sample", "-1") == 2
