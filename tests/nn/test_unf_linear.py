@@ -42,7 +42,8 @@ OPTIONS = {
 
 def build(spec: WeightSpec, options: BasisOptions, c_in: int = 2, c_out: int = 3) -> UNFLinear:
     layer = UNFLinear(Layout(spec, freeze_single=options.drops), c_in, c_out, options).double()
-    torch.nn.init.normal_(layer.coefficients.bias)
+    if layer.coefficients.bias is not None:
+        torch.nn.init.normal_(layer.coefficients.bias)
     return layer
 
 
@@ -191,7 +192,9 @@ def test_role_sharing_generalises_over_depth() -> None:
 
 def test_refuses_a_basis_over_budget() -> None:
     spec = mlp([784, 16, 10], io_of([784, 16, 10]))
-    with pytest.raises(BasisTooLargeError, match=r"'layers.1.weight' ← 'layers.1.weight': 2 terms, .* theta='low_rank'"):
+    with pytest.raises(
+        BasisTooLargeError, match=r"'layers.1.weight' ← 'layers.1.weight': 2 terms, .* theta='low_rank'"
+    ):
         UNFLinear(Layout(spec), 64, 64, BasisOptions(budget_gib=0.5))
     assert isinstance(build(spec, BasisOptions(theta="low_rank", rank=4, budget_gib=0.5), 4, 4), UNFLinear)
 

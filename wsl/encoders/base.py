@@ -31,7 +31,7 @@ class Encoder(nn.Module):
     """
 
     symmetries: ClassVar[frozenset[str]] = frozenset()
-    equivariant: ClassVar[bool] = False
+    equivariant: bool = False
 
     def __init__(self, spec: WeightSpec, out_features: int) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from wsl.errors import UserError
 from wsl.nn.unf.layout import Bundle, Layout
 from wsl.nn.unf.partitions import (
     Key,
@@ -28,7 +29,7 @@ from wsl.nn.unf.partitions import (
 from wsl.nn.unf.roles import neighbours
 
 
-class BasisTooLargeError(ValueError):
+class BasisTooLargeError(UserError, ValueError):
     """A layer would need more memory than its budget; the message gives the count, the worst pair and the way out."""
 
 

@@ -62,9 +62,10 @@ class Coefficients(nn.Module):
             factor = torch.from_numpy(1 / multiplicity).to(torch.get_default_dtype())
             self.register_buffer(f"factor{number}", factor, persistent=False)
         scale = torch.from_numpy(start).to(torch.get_default_dtype())
-        self.units = nn.Parameter(torch.randn(units, c_in, c_out) * scale[:, None, None])
+        drawn = torch.randn(units, c_in, c_out) * scale[:, None, None]
+        self.units = nn.Parameter(drawn) if units else None
         index, biases = tie_biases(layout, plan, options)
-        self.bias = nn.Parameter(torch.zeros(biases, c_out))
+        self.bias = nn.Parameter(torch.zeros(biases, c_out)) if biases else None
         self.register_buffer("bias_index", torch.from_numpy(index), persistent=False)
 
     def _add_dense(self, number: int, rows: np.ndarray, columns: np.ndarray) -> None:
@@ -84,6 +85,7 @@ class Coefficients(nn.Module):
             return self.dense[f"full{number}"]
         if f"left{number}" in self.dense:
             return self.dense[f"left{number}"] @ self.dense[f"right{number}"]
+        assert self.units is not None
         index, factor = self.get_buffer(f"index{number}"), self.get_buffer(f"factor{number}")
         gathered = _with_zero(self.units).index_select(0, index.flatten() % (len(self.units) + 1))
         gathered = gathered.view(*index.shape, self.c_in, self.c_out) * factor[:, :, None, None]
@@ -95,8 +97,10 @@ class Coefficients(nn.Module):
             return bank @ self.dense[f"left{number}"] @ self.dense[f"right{number}"]
         return bank @ self.matrix(number)
 
-    def biases(self) -> Tensor:
-        """Biases of all sinks of the exchange without labels, ``[sink slots · c_out]``."""
+    def biases(self) -> Tensor | float:
+        """Biases of all sinks of the exchange without labels, ``[sink slots · c_out]``, or 0."""
+        if self.bias is None:
+            return 0.0
         return _with_zero(self.bias).index_select(0, self.get_buffer("bias_index") % (len(self.bias) + 1)).flatten()
 
 
