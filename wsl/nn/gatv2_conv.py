@@ -12,11 +12,11 @@ from wsl.graphs.blocks import BlockGraph
 from wsl.nn.gatv2.csr import CsrForm
 from wsl.nn.gatv2.dense_blocks import DenseBlocksForm
 from wsl.nn.gatv2.edge_list import EdgeListForm
-from wsl.nn.gatv2.graph import EdgeGraph, cached_graph
+from wsl.nn.gatv2.graph import EdgeGraph
 from wsl.nn.gatv2.maps import Inputs
 from wsl.nn.gatv2.problem import Form
 from wsl.nn.gatv2.scores import LeakyReLUScore, SoftplusScore
-from wsl.nn.gatv2.self_loops import with_self_loops, without_self_loops
+from wsl.nn.gatv2.topology import Loops, topology
 from wsl.nn.gatv2_function import Plan, Probe, gatv2
 
 
@@ -44,8 +44,8 @@ class GATv2Conv(nn.Module):
         score: "leaky_relu", or "softplus" (GAT+).
         direct: what a node adds of itself outside the softmax (GAT+): "theta_n" a map of its own, "theta_r" the target
             map again, biases included; self loops are then removed from the graph, and none added.
-        form: how edge lists run: "edge_list" in chunks that stay in cache, "csr" deterministically on any device, "auto"
-            the first unless an accelerator is asked for determinism. A :class:`BlockGraph` always runs as dense blocks.
+        form: how edge lists run: "edge_list" in chunks that stay in cache, "csr" deterministically on any device,
+            "auto" the first unless an accelerator is asked for determinism. A :class:`BlockGraph` runs as dense blocks.
 
     Shapes:
         x ``[N, F]`` or ``([N_s, F_s], [N_t, F_t])``; edge_index ``[2, E]``, an :class:`EdgeGraph`, or a
@@ -129,17 +129,16 @@ class GATv2Conv(nn.Module):
         """
         x_source, x_target = x if isinstance(x, (tuple, list)) else (x, None)
         self._materialise(x_source, x_target)
-        num_targets = len(x_source if x_target is None else x_target)
         edge_attr = self._checked(edge_attr)
-        edge_index, edge_attr = self._loops(edge_index, edge_attr, min(len(x_source), num_targets))
+        num_targets = len(x_source if x_target is None else x_target)
         if isinstance(edge_index, Tensor):
-            forwards = edge_index if self.flow == "source_to_target" else edge_index.flip(0)
-            graph = cached_graph(forwards, len(x_source), num_targets)
+            loops: Loops = "replace" if self.add_self_loops else "keep" if self.direct == "none" else "remove"
+            edges = topology(edge_index, len(x_source), num_targets, loops, self.flow == "target_to_source")
+            edge_attr = None if edge_attr is None else edges.edge_features(edge_attr, self.fill_value)
+            form, used = self._form(edges.graph, x_source), edges.edge_index
         else:
-            graph = edge_index
-        form = self._form(graph, x_source)
-        if edge_attr is not None and len(edge_attr) != form.num_edges:
-            raise ValueError(f"edge_attr has {len(edge_attr)} rows, the graph has {form.num_edges} edges")
+            form = self._prepared(edge_index, x_source, num_targets, edge_attr)
+            used = None
         direct = self.res if self.lin_n is None else self.lin_n
         inputs = Inputs(
             x_source,
@@ -157,16 +156,33 @@ class GATv2Conv(nn.Module):
         y, alpha = gatv2(self._plan(form), inputs)
         if not return_attention_weights:
             return y
-        used = edge_index if isinstance(edge_index, Tensor) else form.edge_index()
-        return y, (used, form.to_caller(alpha))
+        return y, (form.edge_index() if used is None else used, form.to_caller(alpha))
 
-    def _form(self, graph: EdgeGraph | BlockGraph, x_source: Tensor) -> Form:
-        if isinstance(graph, BlockGraph):
-            return DenseBlocksForm(graph, len(x_source) // graph.num_nodes)
+    def _form(self, graph: EdgeGraph, x_source: Tensor) -> Form:
         deterministic = x_source.device.type != "cpu" and torch.are_deterministic_algorithms_enabled()
         if self.form == "csr" or (self.form == "auto" and deterministic):
             return CsrForm(graph)
         return EdgeListForm(graph)
+
+    def _prepared(
+        self, graph: EdgeGraph | BlockGraph, x_source: Tensor, num_targets: int, edge_attr: Tensor | None
+    ) -> Form:
+        """Form of a graph that is taken as it is."""
+        if self.add_self_loops or self.direct != "none":
+            raise ValueError(
+                "a prepared graph is taken with the self loops that it has: build the layer with add_self_loops=False "
+                f"and direct='none', not add_self_loops={self.add_self_loops} and direct={self.direct!r}"
+            )
+        if isinstance(graph, BlockGraph):
+            form: Form = DenseBlocksForm(graph, len(x_source) // graph.num_nodes)
+            expected = (len(x_source) // graph.num_nodes * graph.num_nodes,) * 2
+        else:
+            form, expected = self._form(graph, x_source), (graph.num_sources, graph.num_targets)
+        if (len(x_source), num_targets) != expected:
+            raise ValueError(f"the graph joins {expected} nodes, features are given for {(len(x_source), num_targets)}")
+        if edge_attr is not None and len(edge_attr) != form.num_edges:
+            raise ValueError(f"edge_attr has {len(edge_attr)} rows, the graph has {form.num_edges} edges")
+        return form
 
     def _plan(self, form: Form) -> Plan:
         dropout = self.dropout if self.training else 0.0
@@ -183,22 +199,6 @@ class GATv2Conv(nn.Module):
         if edge_attr.dim() != 2 or edge_attr.shape[1] != self.edge_dim:
             raise ValueError(f"edge_attr must be [E, {self.edge_dim}], got {tuple(edge_attr.shape)}")
         return edge_attr
-
-    def _loops(
-        self, edge_index: Tensor | EdgeGraph | BlockGraph, edge_attr: Tensor | None, num_nodes: int
-    ) -> tuple[Tensor | EdgeGraph | BlockGraph, Tensor | None]:
-        if not isinstance(edge_index, Tensor):
-            if self.add_self_loops or self.direct != "none":
-                raise ValueError(
-                    f"a prepared graph is taken as it is: build the layer with add_self_loops=False and direct='none', "
-                    f"not add_self_loops={self.add_self_loops} and direct={self.direct!r}"
-                )
-            return edge_index, edge_attr
-        if self.add_self_loops:
-            return with_self_loops(edge_index, edge_attr, num_nodes, self.fill_value)
-        if self.direct != "none":
-            return without_self_loops(edge_index, edge_attr)
-        return edge_index, edge_attr
 
     def _materialise(self, x_source: Tensor, x_target: Tensor | None) -> None:
         """Give lazily sized maps the sizes of the first input."""

@@ -1,7 +1,9 @@
 """GATv2 attention with closed-form gradients: the pieces of :mod:`wsl.nn.gatv2_function`.
 
     scores       LeakyReLU (GATv2) and Softplus (GAT+) inside the score, with their derivatives
-    graph        a graph sorted once by destination; self loops
+    graph        a graph sorted once by destination
+    topology     the edges that a layer uses: self loops, direction; remembered per graph
+    maps         the linear maps around the attention, and their gradients
     problem      what every execution form is given, and what it returns
     edge_list    chunks of edges that stay in cache
     csr          whole-graph sparse products, every output row owned by one reduction

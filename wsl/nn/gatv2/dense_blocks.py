@@ -74,12 +74,18 @@ class DenseBlocksForm:
             grads.weight_edge = torch.zeros_like(problem.weight_edge)
         for graphs in self._graph_chunks(problem):
             part = self._part(problem, graphs)
-            views = [self._nodes(t, graphs) for t in (alpha, out, grad)]
             upstream_alpha = None if grad_alpha is None else self._nodes(grad_alpha, graphs)
             into = Gradients(self._nodes(grads.xl, graphs), self._nodes(grads.xr, graphs), grads.att)
             into.weight_edge = grads.weight_edge
             into.edge_attr = None if grads.edge_attr is None else self._nodes(grads.edge_attr, graphs)
-            grad_logit = self._softmax_backward(part, *views, upstream_alpha, into)
+            grad_logit = self._softmax_backward(
+                part,
+                self._nodes(alpha, graphs),
+                self._nodes(out, graphs),
+                self._nodes(grad, graphs),
+                upstream_alpha,
+                into,
+            )
             for block, rows in self._pieces(part):
                 _score_backward(part, block, rows, block.of(grad_logit)[:, rows], into)
         return grads

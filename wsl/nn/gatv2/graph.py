@@ -1,4 +1,4 @@
-"""A graph as the kernels want it: edges sorted by destination once, shared by all layers; self loops."""
+"""A graph as the kernels want it: edges sorted by destination once, shared by all layers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,18 +84,3 @@ class EdgeGraph:
 def _pointer(ascending: Tensor, size: int) -> Tensor:
     counts = torch.bincount(ascending, minlength=size)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
-_sorted_graphs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
-def cached_graph(edge_index: Tensor, num_sources: int, num_targets: int) -> EdgeGraph:
-    """:meth:`EdgeGraph.from_edge_index`, remembered while ``edge_index`` lives and is not written to."""
-    if edge_index.is_inference():  # has no version counter, so a write would go unnoticed
-        return EdgeGraph.from_edge_index(edge_index, num_sources, num_targets)
-    key = (edge_index._version, num_sources, num_targets)
-    if (known := _sorted_graphs.get(edge_index)) is not None and known[0] == key:
-        return known[1]
-    graph = EdgeGraph.from_edge_index(edge_index, num_sources, num_targets)
-    _sorted_graphs[edge_index] = (key, graph)
-    return graph
