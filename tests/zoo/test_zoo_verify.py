@@ -45,7 +45,10 @@ def test_a_mixed_zoo_is_run_as_far_as_its_specs_can_be(tmp_path: Path) -> None:
     path, _, _ = write_mixed_zoo(tmp_path / "m.h5")
     checks = by_name(verify_zoo(path))
     assert failed(checks) == set()
+    assert checks["runs again"].status == "ok", "the GRU runs on sequences"
     assert checks["renders again"].skipped == "no column fit_mse or psnr"
+    empty = by_name(verify_zoo(path, 0))
+    assert empty["runs again"].skipped == empty["renders again"].skipped == "the sample is empty"
 
 
 def test_a_spec_that_cannot_be_executed_is_skipped_with_the_reason(tmp_path: Path) -> None:

@@ -86,9 +86,10 @@ def _check_attributes(file: h5py.File, path: Path) -> None:
             raise ZooError(f"{path}: no zoo file, attribute {name!r} is missing; import it with scripts/import_zoo.py")
         attribute = h5py.h5a.open(file.id, name.encode())
         kind = attribute.get_type()
-        plain = kind.get_class() == h5t.INTEGER or (kind.get_class() == h5t.STRING and not kind.is_variable_str())
+        text = kind.get_class() == h5t.STRING and not kind.is_variable_str()
+        plain = kind.get_class() == h5t.INTEGER if name == "version" else text
         if attribute.shape != () or not plain or kind.get_size() > LONGEST_STRING:
-            raise ZooError(f"{path}: attribute {name!r} is no plain number or short string; do not trust this file")
+            raise ZooError(f"{path}: attribute {name!r} is no plain number or short text; do not trust this file")
         value = file.attrs[name]
         found[name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else int(value)
     if found["format"] != FORMAT:

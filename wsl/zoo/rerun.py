@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from wsl.batch import WeightBatch
-from wsl.execute import execute
-from wsl.spec import SYMMETRIES
+from wsl.execute import execute, layout_of
+from wsl.spec import SYMMETRIES, SpecError, WeightSpec
 from wsl.symmetry import act, draw
 from wsl.zoo.reader import Zoo
 from wsl.zoo.render import render
@@ -43,33 +44,52 @@ def _batches(zoo: Zoo, rows: Array, dtype: torch.dtype) -> Iterator[tuple[Array,
 
 @torch.no_grad()
 def check_execution(zoo: Zoo, rows: Array) -> Outcome:
-    """Outputs on random inputs are finite, and unchanged by a random element of the symmetries that the spec claims."""
+    """Outputs on random inputs are finite, and unchanged by a random element of the symmetries that the spec claims.
+
+    Images are as large as the recipe's ``input_shape`` ([channels, height, width]) says, else 16 pixels a side.
+    """
     generator = torch.Generator().manual_seed(0)
-    failures, skipped = [], ""
+    failures, skipped = [], "" if len(rows) else "the sample is empty"
     for part, batch in _batches(zoo, rows, torch.float64):
         spec = batch.spec
         try:
-            (source,) = spec.groups_of_kind("input")
-            inputs = torch.randn(32, spec.size_of(source.name), generator=generator, dtype=torch.float64)
-            before = execute(batch, inputs)
+            inputs = _random_inputs(spec, zoo.recipe.get("input_shape"), generator)
+            before = execute(batch, inputs).flatten(1)
             element = draw(spec, len(batch), generator, SYMMETRIES, (0.5, 2.0), torch.float64)
-            after = execute(act(element, batch), inputs)
-        except ValueError as error:
-            skipped = f"cannot be executed: {error}"
+            after = execute(act(element, batch), inputs).flatten(1)
+        except SpecError as error:
+            skipped = f"row {part[0]} cannot be executed: {error}"
             continue
-        finite = before.isfinite().flatten(1).all(1)
-        change = (after - before).abs().flatten(1).amax(1) / before.abs().flatten(1).amax(1).clamp_min(1e-30)
-        for row, ok, size in zip(part.tolist(), finite.tolist(), change.tolist(), strict=True):
-            if not ok:
+        change = (after - before).abs().amax(1) / before.abs().amax(1).clamp_min(1e-30)
+        for row, finite, size in zip(part.tolist(), before.isfinite().all(1).tolist(), change.tolist(), strict=True):
+            if not finite:
                 failures.append(f"row {row}: outputs are not finite")
             elif not size <= SYMMETRY_TOLERANCE:
                 failures.append(f"row {row}: outputs change by {size:.1e} under a symmetry that its spec claims")
     return tuple(failures), skipped
 
 
+def _random_inputs(spec: WeightSpec, shape: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    """Inputs for each input group, laid out as the network reads them."""
+    inputs = {}
+    for group in spec.groups_of_kind("input"):
+        size, layout = spec.size_of(group.name), layout_of(spec, group.name)
+        sides = [16] * layout.rank
+        if isinstance(shape, list) and len(shape) == 1 + layout.rank and all(isinstance(n, int) for n in shape):
+            sides = shape[1:]
+        if layout.kind == "tokens":
+            inputs[group.name] = torch.randint(size, (4, 8), generator=generator)
+            continue
+        length = {"vector": (32, size), "image": (4, size, *sides), "sequence": (4, 4, size)}[layout.kind]
+        inputs[group.name] = torch.randn(*length, generator=generator, dtype=torch.float64)
+    return inputs
+
+
 @torch.no_grad()
 def check_fit(zoo: Zoo, rows: Array, columns: Mapping[str, Array], images: Array | None) -> Outcome:
     """Columns ``fit_mse`` and ``psnr`` against the error of the render, mean over pixels and channels."""
+    if not len(rows):
+        return (), "the sample is empty"
     wanted = [name for name in ("fit_mse", "psnr") if name in columns]
     if not wanted:
         return (), "no column fit_mse or psnr"
