@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,11 @@ def test_grid_runs_along_rows_with_x_first() -> None:
     np.testing.assert_array_equal(points, [[-1, -1], [0, -1], [1, -1], [-1, 1], [0, 1], [1, 1]])
     with pytest.raises(ValueError, match="height 0"):
         grid(0, 3)
+
+
+def test_the_documented_way_of_writing_a_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "zoo_file.md").read_text()
+    _, writing = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(writing, {})
+    assert len(Zoo("mine.h5").splits["train"]) == 80
