@@ -156,7 +156,7 @@ class GATv2Conv(nn.Module):
         y, alpha = gatv2(self._plan(form), inputs)
         if not return_attention_weights:
             return y
-        return y, (form.edge_index() if used is None else used, form.to_caller(alpha))
+        return y, (form.sorted_edges().edge_index() if used is None else used, form.to_caller(alpha))
 
     def _form(self, graph: EdgeGraph, x_source: Tensor) -> Form:
         deterministic = x_source.device.type != "cpu" and torch.are_deterministic_algorithms_enabled()

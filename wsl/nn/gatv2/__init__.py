@@ -9,6 +9,7 @@
     csr          whole-graph sparse products, every output row owned by one reduction
     dense_blocks all-to-all blocks between neuron groups: batched GEMMs, no index tensors
     probe        gradient-flow readings, computed only where a probe is attached
+    balance      initialisation of a stack of layers for which no parameter starts frozen
 
 Notation everywhere: N nodes (sources j, destinations i), E edges e = (j → i), H heads, C channels per head, D edge
 features; ``xl = x W_l^T + b_l`` is the source map (key and value), ``xr = x W_r^T + b_r`` the target map (query),

@@ -28,8 +28,8 @@ class CsrForm:
     def num_edges(self) -> int:
         return len(self.graph)
 
-    def edge_index(self) -> Tensor:
-        return self.graph.edge_index()
+    def sorted_edges(self) -> EdgeGraph:
+        return self.graph
 
     def to_caller(self, per_edge: Tensor) -> Tensor:
         return self.graph.to_caller(per_edge)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wsl.graphs.blocks import Block, BlockGraph
 from wsl.nn.gatv2.edge_list import floats_per_chunk
+from wsl.nn.gatv2.graph import EdgeGraph
 from wsl.nn.gatv2.problem import Gradients, Problem, Wanted
 
 
@@ -38,15 +39,15 @@ class DenseBlocksForm:
     def to_caller(self, per_edge: Tensor) -> Tensor:
         return per_edge
 
-    def edge_index(self) -> Tensor:
-        """``[2, B·E]``: the same edges as a list."""
+    def sorted_edges(self) -> EdgeGraph:
         ends = []
         for block in self.graph.blocks:
             out, into = torch.meshgrid(*(torch.arange(size) for size in block.shape), indexing="ij")
             source, target = (out, into) if block.reverse else (into, out)
             ends.append(torch.stack([source + block.source.start, target + block.target.start]).flatten(1))
+        num_nodes = self.batch * self.graph.num_nodes
         shift = torch.arange(self.batch).view(1, -1, 1) * self.graph.num_nodes
-        return (torch.cat(ends, dim=1).unsqueeze(1) + shift).flatten(1)
+        return EdgeGraph.from_edge_index((torch.cat(ends, dim=1).unsqueeze(1) + shift).flatten(1), num_nodes)
 
     def forward(self, problem: Problem) -> tuple[Tensor, Tensor]:
         out = torch.zeros_like(problem.xr)

@@ -38,8 +38,8 @@ class EdgeListForm:
     def num_edges(self) -> int:
         return len(self.graph)
 
-    def edge_index(self) -> Tensor:
-        return self.graph.edge_index()
+    def sorted_edges(self) -> EdgeGraph:
+        return self.graph
 
     def to_caller(self, per_edge: Tensor) -> Tensor:
         return self.graph.to_caller(per_edge)
@@ -51,9 +51,9 @@ class EdgeListForm:
         largest = torch.full_like(total, -torch.inf)
         alpha = xl.new_empty(len(graph), problem.heads)  # holds the logits until the maxima are final
         keep = None if problem.keep is None else graph.to_sorted(problem.keep)
-        for edges, source, target in self._chunks(problem):
+        for edges, source, target in self.chunks(problem):
             key = xl.index_select(0, source)
-            logit = _logits(problem, problem.score.value(self._scores(problem, key, edges, source, target)))
+            logit = _logits(problem, problem.score.value(self.scores(problem, key, edges, source, target)))
             alpha[edges] = logit
             first = target[0]
             before = largest[first].clone()
@@ -68,7 +68,7 @@ class EdgeListForm:
             out.index_add_(0, target, key.mul_(share.unsqueeze(-1)))
         inverse = total.clamp_min_(torch.finfo(total.dtype).tiny).reciprocal_()  # a node without edges: o = 0
         out *= inverse.unsqueeze(-1)
-        for edges, _, target in self._chunks(problem):
+        for edges, _, target in self.chunks(problem):
             alpha[edges].sub_(largest.index_select(0, target)).exp_().mul_(inverse.index_select(0, target))
         return out, alpha
 
@@ -85,7 +85,7 @@ class EdgeListForm:
         mean = (grad * out).sum(-1)  # D
         if grad_alpha is not None:
             mean.index_add_(0, graph.target, alpha * grad_alpha)
-        for edges, source, target in self._chunks(problem):
+        for edges, source, target in self.chunks(problem):
             key = xl.index_select(0, source)
             upstream = grad.index_select(0, target)
             weight = alpha[edges]
@@ -96,7 +96,7 @@ class EdgeListForm:
                 grad_logit += grad_alpha[edges]
             grad_logit.sub_(mean.index_select(0, target)).mul_(weight)
             message = weight if keep is None else weight * keep[edges]
-            u = self._scores(problem, key, edges, source, target)
+            u = self.scores(problem, key, edges, source, target)
             z = problem.score.value(u)
             grads.att += torch.einsum("eh,ehc->hc", grad_logit, z)
             grad_u = problem.score.backward(torch.mul(grad_logit.unsqueeze(-1), problem.att, out=z), u)
@@ -105,7 +105,8 @@ class EdgeListForm:
             self._edge_gradients(problem, grads, grad_u, edges)
         return grads
 
-    def _chunks(self, problem: Problem) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    def chunks(self, problem: Problem) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Positions, sources and targets of one chunk of sorted edges after the other."""
         size = self.chunk or max(1, floats_per_chunk(problem.xl) // max(1, problem.att.numel()))
         for start in range(0, len(self.graph), size):
             edges = slice(start, start + size)
@@ -115,7 +116,7 @@ class EdgeListForm:
         order = self.graph.order
         return edge_attr[edges] if order is None else edge_attr.index_select(0, order[edges])
 
-    def _scores(self, problem: Problem, key: Tensor, edges: slice, source: Tensor, target: Tensor) -> Tensor:
+    def scores(self, problem: Problem, key: Tensor, edges: slice, source: Tensor, target: Tensor) -> Tensor:
         """u of a chunk, ``[K, H, C]``."""
         u = problem.xr.index_select(0, target).add_(key)
         if problem.edge_attr is not None and problem.weight_edge is not None:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from wsl.nn.gatv2.graph import EdgeGraph
 from wsl.nn.gatv2.scores import Score
 
 
@@ -72,8 +73,8 @@ class Form(Protocol):
     def num_edges(self) -> int:
         """E."""
 
-    def edge_index(self) -> Tensor:
-        """``[2, E]``, sources and targets in the caller's order."""
+    def sorted_edges(self) -> EdgeGraph:
+        """The same edges as a list."""
 
     def forward(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """o ``[num_targets, H, C]`` and α ``[E, H]`` in the form's own order of edges."""
