@@ -156,7 +156,8 @@ def test_a_symmetry_that_the_networks_do_not_have_is_found(tmp_path: Path) -> No
     with ZooWriter(tmp_path / "s.h5", spec, 20, {}) as writer:
         writer.write(0, rows_of(spec, 20))
     check = by_name(verify_zoo(tmp_path / "s.h5"))["runs again"]
-    assert any("under a symmetry that its spec claims" in line for line in check.failures)
+    assert re.match("row 0: outputs change by .* under a symmetry that its spec claims", check.failures[0])
+    assert len(check.failures) == 11 and check.failures[10].endswith(" more")
 
 
 def _script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

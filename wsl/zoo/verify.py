@@ -81,8 +81,9 @@ def _checks(zoo: Zoo, sample: int, progress: Callable[[float], None]) -> Iterato
         yield _straddling("images within one split", "image", columns["image_index"], zoo)
     yield from (_column(name, values, zoo, images) for name, values in columns.items())
     rows = sampled_rows(np.flatnonzero(walk.readable & walk.finite), sample)
-    yield Check(f"runs again ({len(rows)} rows)", *check_execution(zoo, rows))
-    yield Check(f"renders again ({len(rows)} rows)", *check_fit(zoo, rows, columns, images))
+    outcomes = {"runs": check_execution(zoo, rows), "renders": check_fit(zoo, rows, columns, images)}
+    for what, (failures, skipped) in outcomes.items():
+        yield Check(f"{what} again ({len(rows)} rows)", _shortened(failures), skipped)
 
 
 @dataclass
@@ -192,7 +193,7 @@ def _straddling(title: str, kind: str, owner: Array, zoo: Zoo) -> Check:
     return Check(title, _shortened(failures))
 
 
-def _shortened(failures: list[str]) -> tuple[str, ...]:
+def _shortened(failures: Sequence[str]) -> tuple[str, ...]:
     return (*failures[:10], f"and {len(failures) - 10} more") if len(failures) > 10 else tuple(failures)
 
 
