@@ -163,7 +163,7 @@ class Zoo:
                 values[row_ptr[position] : row_ptr[position + 1]] = block[begin : begin + sizes[position]]
         return self._checked(values, index, finite), row_ptr, self.spec_ids[index]
 
-    # -- helpers ------------------------------------------------------------------------------------------------------
+    # -- ranges and blocks ---------------------------------------------------------------------------------------------
 
     def _row_numbers(self, indices: Sequence[int] | Array) -> Array:
         index = np.asarray(indices)
