@@ -150,13 +150,17 @@ class Connection:
     ``attention``   query, key [H, k, d], value [H, v, d],         heads, causal (false), scale (k^-1/2), memory:
                     output [d, H, v], query_bias [H, k], …,        group that keys and values read (the source)
                     output_bias [d]
-    ``memory``      —                                              from the group that an ``attention`` connection of
-                                                                   this target names as its memory
+    ``memory``      —                                              from the group that a connection of this target
+                                                                   names as its ``memory`` or ``initial`` state
     ``unknown``     all it uses, by name                           op: name of the operation; cannot be executed
     ==============  =============================================  ==================================================
 
     Every kind may carry ``scale`` (1): the source's values are multiplied by it first. A target's value is the
-    activation of the sum over its connections (of the product over its ``multiply`` connections).
+    activation of the sum over its connections (of the product over its ``multiply`` connections); recurrent kinds apply
+    it in every step, and it is not applied again. Several recurrent connections of one target (a concatenated input)
+    add up before the gates; the first holds the hidden tensors. A ``norm`` over several groups names them in ``over``.
+    Where an axis of the table ranges over neurons of several labels, the
+    tensor has several axes in its place, slowest first.
     """
 
     source: str
@@ -284,6 +288,20 @@ class WeightSpec:
     def __repr__(self) -> str:
         sizes = "-".join(str(self.size_of(g.name)) for g in self.groups) or "no groups"
         return f"WeightSpec({sizes}, {len(self.tensors)} tensors, P={self.numel}, verified={self.verified})"
+
+    def relax_io(self) -> WeightSpec:
+        """The same spec with input, output and vocabulary labels permutable as well, and no longer verified.
+
+        Permuting inputs or outputs changes the function, so this is never a default; the literature counts its
+        equivariant maps on such specs (Zhou, Finn and Harrison, "Universal Neural Functionals", section 2).
+        """
+        labels = tuple(
+            dataclasses.replace(label, symmetries=tuple(dict.fromkeys(("permutation", *label.symmetries))))
+            if label.kind in ("input", "output")
+            else label
+            for label in self.labels
+        )
+        return self.replace(labels=labels, verified=False)
 
     def replace(self, **changes: Any) -> WeightSpec:
         """A copy with fields replaced (checked like any spec)."""

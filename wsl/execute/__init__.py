@@ -18,7 +18,7 @@ from wsl.activations import activate
 from wsl.batch import WeightBatch
 from wsl.execute.attention import attention
 from wsl.execute.conv import conv, pool, upsample
-from wsl.execute.layout import layout_of
+from wsl.execute.layout import RECURRENT, layout_of
 from wsl.execute.linear import aligned, concat, embedding, linear, multiply, parameter, skip
 from wsl.execute.module import execute_module
 from wsl.execute.norm import norm
@@ -51,11 +51,10 @@ def execute(batch: WeightBatch, inputs: Tensor | Mapping[str, Tensor]) -> Tensor
     """
     spec = batch.spec
     read = {c.source for c in spec.connections if c.source != c.target}
-    outputs = [g.name for g in spec.groups_of_kind("output") if g.name not in read]
+    ends = [g for g in spec.groups if g.name not in read]
+    outputs = [g.name for g in ends if spec.label[g.label].kind == "output"] or [g.name for g in ends]
     if len(outputs) != 1:
-        raise SpecError(
-            f"running a spec takes one output group, this one has {outputs}; activations_of returns them all"
-        )
+        raise SpecError(f"running a spec takes one output group, this one has {outputs}; activations_of returns all")
     layout = layout_of(spec, _inputs(spec, inputs)[0])
     return layout.leave(activations_of(batch, inputs)[outputs[0]])
 
@@ -105,6 +104,8 @@ def _value_of(
         arriving.append(reduce(torch.mul, _broadcast(factors)))
     if not arriving:
         raise SpecError(f"group {group.name!r} has no incoming connection")
+    if any(c.kind in RECURRENT for c in spec.incoming(group.name)):
+        return reduce(torch.add, _broadcast(arriving))  # the cells have applied the activation
     try:
         return activate(reduce(torch.add, _broadcast(arriving)), group.activation, group.parameters)
     except ValueError as error:
@@ -142,6 +143,13 @@ def _carry(
         raise SpecError(f"{where} {missing}") from error
 
 
+def _in_first(connection: Connection, spec: WeightSpec) -> bool:
+    """Whether a weight's axes begin with in axes: its out axes are those of the bias, else the target's label."""
+    label = spec.group[connection.target].label
+    out = spec.tensor[connection.tensors["bias"]].axes if "bias" in connection.tensors else (label,)
+    return spec.tensor[connection.tensors["weight"]].axes[: len(out)] != out
+
+
 def _run(
     connection: Connection, spec: WeightSpec, values: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> Tensor:
@@ -152,9 +160,9 @@ def _run(
         x = x * attributes["scale"]
     match kind:
         case "linear":
-            return linear(x, weights, attributes.get("spatial"))
+            return linear(x, weights, size, attributes.get("spatial"))
         case "conv" | "depthwise":
-            return conv(x, weights, attributes, depthwise=kind == "depthwise")
+            return conv(x, weights, attributes, size, kind == "depthwise", _in_first(connection, spec))
         case "norm":
             return norm(x, weights, attributes)
         case "pool":

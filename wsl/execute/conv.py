@@ -5,6 +5,7 @@ The networks of a batch are folded into the groups of one convolution. Values ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,35 +25,43 @@ POOL: dict[str, dict[int, Any]] = {
 }
 
 
-def conv(x: Tensor, weights: Mapping[str, Tensor], attributes: Mapping[str, Any], depthwise: bool = False) -> Tensor:
-    """Convolution with weight ``[B, o, i, K]``, ``[B, g, o, i, K]`` (groups) or ``[B, c, K]`` (depthwise)."""
+def conv(
+    x: Tensor,
+    weights: Mapping[str, Tensor],
+    attributes: Mapping[str, Any],
+    outputs: int,
+    depthwise: bool = False,
+    in_first: bool = False,
+) -> Tensor:
+    """Convolution with weight ``[B, o, i, K]``, ``[B, g, o, i, K]`` (groups) or ``[B, c, K]`` (depthwise).
+
+    Out axes come first, then in axes, then cells; neurons of several labels are one axis here. ``in_first``: a
+    transposed convolution's weight is ``[B, i, o, K]`` or ``[B, g, i, o, K]``, as PyTorch stores it.
+    """
     kernel = list(attributes["kernel"])
-    rank = len(kernel)
-    weight = weights["weight"]
-    if depthwise:
-        weight = weight[:, :, None, None]
-    elif weight.dim() == 4:
-        weight = weight.unsqueeze(1)
-    networks, groups, outputs, inputs, _ = weight.shape
-    x = aligned(x, 3 + rank)
-    x = x.movedim(-1, 2)
+    rank, groups = len(kernel), outputs if depthwise else int(attributes.get("groups", 1))
+    networks = weights["weight"].shape[0]
+    x = aligned(x, 3 + rank).movedim(-1, 2)
     options = {
         name: _sizes(attributes.get(name, default), rank)
         for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
     }
     bias = weights["bias"].reshape(-1) if "bias" in weights else None
     if attributes.get("transposed", False):
-        folded = _folded(x, networks)
-        cells = weight.transpose(2, 3).reshape(networks * groups * inputs, outputs, *kernel)
+        if in_first:
+            cells = weights["weight"].reshape(-1, outputs // groups, *kernel)
+        else:
+            cells = weights["weight"].reshape(networks, groups, outputs // groups, -1, math.prod(kernel))
+            cells = cells.transpose(2, 3).reshape(-1, outputs // groups, *kernel)
         options["output_padding"] = _sizes(attributes.get("output_padding", 0), rank)
-        y = TRANSPOSED[rank](folded, cells, bias, groups=networks * groups, **options)
+        y = TRANSPOSED[rank](_folded(x, networks), cells, bias, groups=networks * groups, **options)
     else:
-        cells = weight.reshape(networks * groups * outputs, inputs, *kernel)
+        cells = weights["weight"].reshape(networks * outputs, -1, *kernel)
         if x.shape[0] == 1 and groups == 1:  # shared inputs: the networks' kernels are one wide layer
             y = CONV[rank](x[0], cells, bias, **options)
         else:
             y = CONV[rank](_folded(x, networks), cells, bias, groups=networks * groups, **options)
-    y = y.reshape(y.shape[0], networks, groups * outputs, *y.shape[2:])
+    y = y.reshape(y.shape[0], networks, outputs, *y.shape[2:])
     return y.transpose(0, 1).movedim(2, -1)
 
 

@@ -13,13 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def linear(x: Tensor, weights: Mapping[str, Tensor], spatial: Any = None) -> Tensor:
-    """W·x + b at every position, or on the flattened feature map (channel-major) where ``spatial`` is given."""
-    weight, bias = weights["weight"], weights.get("bias")
+def linear(x: Tensor, weights: Mapping[str, Tensor], outputs: int, spatial: Any = None) -> Tensor:
+    """W·x + b at every position, or on the flattened feature map (channel-major) where ``spatial`` is given.
+
+    Out axes come first, and neurons of several labels are one axis here: ``[B, a, b, i]`` is ``[B, a·b, i]``.
+    """
+    weight = weights["weight"].flatten(1).unflatten(1, (outputs, -1))
+    bias = weights["bias"].flatten(1) if "bias" in weights else None
     if spatial is not None:
         x = x.movedim(-1, 2).flatten(2)
-        weight = weight.flatten(2)
-    networks, outputs, inputs = weight.shape
+    networks, _, inputs = weight.shape
     rows = x.reshape(x.shape[0], -1, inputs)
     if x.shape[0] == 1 and networks > 1:  # shared inputs: one product for all networks
         y = (rows[0] @ weight.reshape(-1, inputs).mT).reshape(-1, networks, outputs).transpose(0, 1)
@@ -33,6 +36,7 @@ def linear(x: Tensor, weights: Mapping[str, Tensor], spatial: Any = None) -> Ten
 
 def embedding(tokens: Tensor, weight: Tensor) -> Tensor:
     """Rows of the table ``[B, V, d]`` named by tokens ``[B, N, *positions]``."""
+    weight = weight.flatten(2)
     if tokens.shape[0] == 1:
         return weight[:, tokens[0]]
     networks, vocabulary, width = weight.shape

@@ -20,7 +20,7 @@ def norm(x: Tensor, weights: Mapping[str, Tensor], attributes: Mapping[str, Any]
     """
     kind, eps = attributes["norm"], float(attributes.get("eps", 1e-5))
     if kind == "batch":
-        mean, var = (aligned(weights[part].unsqueeze(1), x.dim()) for part in ("mean", "var"))
+        mean, var = (aligned(weights[part].flatten(1).unsqueeze(1), x.dim()) for part in ("mean", "var"))
         y = (x - mean) * torch.rsqrt(var + eps)
     elif kind == "layer":
         y = _standard(x, (-1,), eps)
@@ -34,9 +34,9 @@ def norm(x: Tensor, weights: Mapping[str, Tensor], attributes: Mapping[str, Any]
     else:
         raise SpecError(f"norm of kind {kind!r} cannot be executed; known: batch, layer, rms, group, instance")
     if "gamma" in weights:
-        y = y * aligned(weights["gamma"].unsqueeze(1), y.dim())
+        y = y * aligned(weights["gamma"].flatten(1).unsqueeze(1), y.dim())
     if "beta" in weights:
-        y = y + aligned(weights["beta"].unsqueeze(1), y.dim())
+        y = y + aligned(weights["beta"].flatten(1).unsqueeze(1), y.dim())
     return y
 
 
