@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
@@ -146,7 +147,13 @@ class NeuralGraphEmbedding(nn.Module):
         if self.reverse:
             zero = torch.zeros_like(w)
             w = torch.cat([torch.cat([w, zero, w], dim=-1), torch.cat([zero, w, w], dim=-1)], dim=1)
-        return x, self.project_edges(self.lift_edges(w))
+        return x, self._edges(w)
+
+    def _edges(self, w: Tensor) -> Tensor:
+        """The two maps in a row are one map: there are many edges, so it pays to multiply the weights first."""
+        waves, lift = self.lift_edges
+        weight = self.project_edges.weight @ lift.weight
+        return F.linear(waves(w), weight, self.project_edges(lift.bias))
 
 
 def _graph_of(spec: WeightSpec, reverse_edges: bool) -> BlockGraph:

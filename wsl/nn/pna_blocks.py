@@ -5,16 +5,12 @@ Shapes: node states ``[B, N, C]``, edge states ``[B, E, C]`` (:mod:`wsl.graphs.b
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsl.graphs.blocks import BlockGraph
-
-#: floor of the variance under the root: the gradient of the deviation stays finite where all messages agree
-VARIANCE_FLOOR = 1e-5
+from wsl.nn.edge_step import Messages, Update, edge_step
 
 
 class EdgeUpdate(nn.Module):
@@ -22,7 +18,7 @@ class EdgeUpdate(nn.Module):
 
     .. math:: e'_{ij} = R\, \mathrm{SiLU}(Q e_{ij} + S x_j + T x_i)
 
-    for the edge from j to i. Source: Kofinas et al., section 3.
+    for the edge from j to i; :class:`PNALayer` runs it together with its messages. Source: Kofinas et al., section 3.
     """
 
     def __init__(self, width: int) -> None:
@@ -32,8 +28,10 @@ class EdgeUpdate(nn.Module):
         self.target = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, e: Tensor, graph: BlockGraph) -> Tensor:
-        return self.out(F.silu(self.edge(e) + on_edges(self.source(x), self.target(x), graph)))
+    def terms(self, x: Tensor) -> Update:
+        """What :func:`~wsl.nn.edge_step.edge_step` needs; three biases of one sum are added once per node."""
+        target = F.linear(x, self.target.weight, self.target.bias + self.source.bias + self.edge.bias)
+        return Update(F.linear(x, self.source.weight), target, self.edge.weight, self.out.weight, self.out.bias)
 
 
 class PNALayer(nn.Module):
@@ -45,7 +43,8 @@ class PNALayer(nn.Module):
         x'_i &= U_2 U_1 [x_i, h_i, \tfrac{\log(\deg_i + 1)}{δ} h_i]
 
     δ is the mean of log(deg + 1) over all nodes, counting the edges of the network but not the reversed ones. A node
-    that no edge reaches aggregates zeros (and the floor of the deviation).
+    that no edge reaches aggregates zeros (and the floor of the deviation). With ``update_edges`` the edges are updated
+    first, from the nodes that the layer is given.
 
     Sources: Corso et al., "Principal Neighbourhood Aggregation for Graph Nets"; Kofinas et al., equation 4.
     """
@@ -64,55 +63,13 @@ class PNALayer(nn.Module):
         self.register_buffer("amplification", amplification.to(self.out.weight.dtype).unsqueeze(-1), persistent=False)
 
     def forward(self, x: Tensor, e: Tensor, graph: BlockGraph) -> tuple[Tensor, Tensor]:
-        """x' and the edge states that it was made from."""
-        if self.edge_update is not None:
-            e = self.edge_update(x, e, graph)
-        return self.update(x, aggregate(self.messages(x, e, graph), graph)), e
+        """x' ``[B, N, C]`` and the edge states ``[B, E, C]`` that it was made from."""
+        update = None if self.edge_update is None else self.edge_update.terms(x)
+        e, h = edge_step(e, self.terms(x), update, graph)
+        return self.out(self.combine(torch.cat([x, h, self.amplification * h], dim=-1))), e
 
-    def messages(self, x: Tensor, e: Tensor, graph: BlockGraph) -> Tensor:
-        """m, ``[B, E, C]``. P splits into one map of the targets and one of the sources, both on nodes."""
-        of_target, of_source = self.pair.weight.chunk(2, dim=1)
-        pair = on_edges(F.linear(x, of_source), F.linear(x, of_target, self.pair.bias), graph)
-        scale, shift = self.film(e).chunk(2, dim=-1)
-        return torch.addcmul(shift, scale, pair)
-
-    def update(self, x: Tensor, h: Tensor) -> Tensor:
-        """x', ``[B, N, C]``, from the states and the aggregates ``[B, N, 4C]``."""
-        return self.out(self.combine(torch.cat([x, h, self.amplification * h], dim=-1)))
-
-
-def on_edges(source: Tensor, target: Tensor, graph: BlockGraph) -> Tensor:
-    """source_j + target_i on the edge from j to i: two ``[B, N, C]`` → ``[B, E, C]``."""
-    return torch.cat([(b.at_sources(source) + b.at_targets(target)).flatten(1, 2) for b in graph.blocks], dim=1)
-
-
-class Moments(NamedTuple):
-    """What a node aggregates from its incoming messages, each ``[B, n, C]``."""
-
-    mean: Tensor
-    minimum: Tensor
-    maximum: Tensor
-    std: Tensor
-
-
-def aggregate(messages: Tensor, graph: BlockGraph) -> Tensor:
-    """Mean, minimum, maximum and standard deviation of the incoming messages: ``[B, E, C]`` → ``[B, N, 4C]``."""
-    parts = []
-    for nodes, blocks in zip(graph.node_sets, graph.incoming, strict=True):
-        if blocks:
-            moments = _moments([(b.of(messages), b.source_axis) for b in blocks])
-        else:
-            zeros = messages.new_zeros(messages.shape[0], nodes.size, messages.shape[2])
-            moments = Moments(zeros, zeros, zeros, zeros + VARIANCE_FLOOR**0.5)
-        parts.append(torch.cat(moments, dim=-1))
-    return torch.cat(parts, dim=1)
-
-
-def _moments(blocks: list[tuple[Tensor, int]]) -> Moments:
-    degree = sum(m.shape[axis] for m, axis in blocks)
-    mean = torch.stack([m.sum(axis) for m, axis in blocks]).sum(0) / degree
-    minimum = torch.stack([m.amin(axis) for m, axis in blocks]).amin(0)
-    maximum = torch.stack([m.amax(axis) for m, axis in blocks]).amax(0)
-    squares = [(m - mean.unsqueeze(axis)).square().sum(axis) for m, axis in blocks]
-    variance = torch.stack(squares).sum(0) / degree
-    return Moments(mean, minimum, maximum, variance.clamp(min=VARIANCE_FLOOR).sqrt())
+    def terms(self, x: Tensor) -> Messages:
+        """P splits into a map of the receiving and one of the sending node: two maps of nodes, none of edges."""
+        of_own, of_other = self.pair.weight.chunk(2, dim=1)
+        own, other = F.linear(x, of_own, self.pair.bias), F.linear(x, of_other)
+        return Messages(own, other, self.film.weight, self.film.bias)
