@@ -159,8 +159,8 @@ class Connection:
     activation of the sum over its connections (of the product over its ``multiply`` connections); recurrent kinds apply
     it in every step, and it is not applied again. Several recurrent connections of one target (a concatenated input)
     add up before the gates; the first holds the hidden tensors. A ``norm`` over several groups names them in ``over``.
-    Where an axis of the table ranges over neurons of several labels, the
-    tensor has several axes in its place, slowest first.
+    Where an axis of the table ranges over neurons of several labels, the tensor has several axes in its place, slowest
+    first.
     """
 
     source: str
@@ -289,19 +289,37 @@ class WeightSpec:
         sizes = "-".join(str(self.size_of(g.name)) for g in self.groups) or "no groups"
         return f"WeightSpec({sizes}, {len(self.tensors)} tensors, P={self.numel}, verified={self.verified})"
 
-    def relax_io(self) -> WeightSpec:
+    def relax_io(self, *tied: Sequence[str]) -> WeightSpec:
         """The same spec with input, output and vocabulary labels permutable as well, and no longer verified.
 
         Permuting inputs or outputs changes the function, so this is never a default; the literature counts its
         equivariant maps on such specs (Zhou, Finn and Harrison, "Universal Neural Functionals", section 2).
+
+        Args:
+            tied: labels to permute alike, such as the vocabulary that a translator reads and writes; the first stays.
+
+        Raises:
+            SpecError: if labels to be tied are unknown, hidden or fixed, or differ in size.
         """
+        new_name = {name: names[0] for names in tied for name in names}
+        for name, first in new_name.items():
+            both = [self.label.get(n) for n in (name, first)]
+            if any(label is None or label.kind not in ("input", "output") for label in both):
+                raise SpecError(f"only input and output labels can be tied, not {name!r} with {first!r}")
+            if self.label[name].size != self.label[first].size:
+                raise SpecError(f"labels {name!r} and {first!r} differ in size and cannot be tied")
         labels = tuple(
             dataclasses.replace(label, symmetries=tuple(dict.fromkeys(("permutation", *label.symmetries))))
             if label.kind in ("input", "output")
             else label
             for label in self.labels
+            if new_name.get(label.name, label.name) == label.name
         )
-        return self.replace(labels=labels, verified=False)
+        tensors = tuple(
+            dataclasses.replace(t, axes=tuple(new_name.get(axis, axis) for axis in t.axes)) for t in self.tensors
+        )
+        groups = tuple(dataclasses.replace(g, label=new_name.get(g.label, g.label)) for g in self.groups)
+        return self.replace(labels=labels, tensors=tensors, groups=groups, verified=False)
 
     def replace(self, **changes: Any) -> WeightSpec:
         """A copy with fields replaced (checked like any spec)."""

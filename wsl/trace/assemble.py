@@ -32,12 +32,12 @@ def assemble(trace: Trace, stored: Sequence[StoredTensor], buffers: set[str]) ->
     """The spec that a trace amounts to (not yet verified)."""
     network = trace.network
     simplify(network)
-    collapse_attention(network)
-    simplify(network)
-    divided = divide(network)
     roles = _roles(trace, stored, buffers)
     flow = _flow(trace)
     solutions = _solutions(trace, roles, flow)
+    collapse_attention(network)
+    simplify(network)
+    divided = divide(network)
     names = _Names(trace, network, divided)
     exponents = {key: power for solution in solutions.values() for key, power in solution.exponents.items()}
     solved = {leaf for leaf, solution in solutions.items() if solution.symmetries}

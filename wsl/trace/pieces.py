@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from wsl.spec import StoredTensor, VirtualTensor
-from wsl.trace.axes import Axis, Cell, cells
+from wsl.trace.axes import Axis, Cell, Leaf, cells
 from wsl.trace.exponents import Key
 from wsl.trace.network import Part
 from wsl.trace.values import Dim, Trace
@@ -84,8 +84,25 @@ def cut(
 
 
 def _cells(dim: Dim) -> list[tuple[Cell, int]]:
+    """Cells of a stored axis with their lengths; neighbouring fixed ones (positions) count as one."""
     (factor,) = dim  # a stored axis is one factor
-    return [(cell, math.prod(x.axis.size for x in cell.leaves)) for cell in cells(factor.axis)]
+    out: list[tuple[Cell, int]] = []
+    for cell in cells(factor.axis):
+        size = math.prod(x.axis.size for x in cell.leaves)
+        if out and _plain(cell) and _plain(out[-1][0]):
+            before, length = out[-1]
+            joined = Axis(length + size, reason="fixed")
+            out[-1] = (Cell(before.offset, (Leaf(joined, before.offset, 1),)), length + size)
+        else:
+            out.append((cell, size))
+    return out
+
+
+def _plain(cell: Cell) -> bool:
+    """A fixed run of consecutive positions that are neither input nor output."""
+    size = math.prod(x.axis.size for x in cell.leaves)
+    together = bool(cell.leaves) and cell.leaves[0].stride * cell.leaves[0].axis.size == size
+    return together and all(x.axis.reason and not x.axis.kinds for x in cell.leaves)
 
 
 def _merged(steps: Sequence[_Step]) -> list[_Step]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from wsl.trace.network import Edge, Network
+from wsl.trace.network import Edge, Network, Part
+from wsl.trace.values import rows
 
 _CHAINED = {"spatial_stride", "scale"}
 
@@ -13,7 +14,7 @@ def simplify(network: Network) -> None:
     """Apply the rules below, in place, until none applies."""
     changed = True
     while changed:
-        changed = any([_prune(network), _splice(network), _merge(network), _fold_offset(network)])
+        changed = any([_prune(network), _splice(network), _merge(network), _fold_offset(network), _part(network)])
 
 
 def _prune(network: Network) -> bool:
@@ -105,6 +106,39 @@ def _fold_offset(network: Network) -> bool:
         network.remove([source])
         changed = True
     return changed
+
+
+def _part(network: Network) -> bool:
+    """x → y linear with y only read in slices (a fused projection): x → each slice with its rows."""
+    changed = False
+    for number in list(network.nodes):
+        entering, leaving = network.into(number), network.out_of(number)
+        if len(entering) != 1 or not _is_linear(entering[0]) or not _plain_identity(network, number):
+            continue
+        if not leaving or any(e.kind != "skip" or e.length is None or e.attributes or e.target_start for e in leaving):
+            continue
+        narrowed = [_narrowed(entering[0], e) for e in leaving]
+        if any(parts is None for parts in narrowed):
+            continue
+        for slice_, parts in zip(leaving, narrowed, strict=True):
+            slice_.source, slice_.kind, slice_.parts = entering[0].source, "linear", parts or {}
+            slice_.source_start, slice_.length = 0, None
+        network.remove([number])
+        changed = True
+    return changed
+
+
+def _narrowed(edge: Edge, slice_: Edge) -> dict[str, Part] | None:
+    """The parts of a linear edge for a range of its out channels."""
+    out = {}
+    for name, part in edge.parts.items():
+        if part.target is None or slice_.length is None:
+            return None
+        value = rows(part.value, part.target, slice_.source_start, slice_.length)
+        if value is None:
+            return None
+        out[name] = part._replace(value=value)
+    return out
 
 
 def _redirect(edges: list[Edge], old: int, new: int) -> None:

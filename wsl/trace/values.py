@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from wsl.trace.axes import Axis, align, freeze, frozen, product, split, unify
+from wsl.trace.axes import Axis, align, freeze, frozen, narrow, product, split, unify
 from wsl.trace.network import Network
 
 BOTH = ("scaling", "sign")
@@ -80,6 +80,18 @@ def size_of(dim: Iterable[Factor]) -> int:
 
 def axis_of(dim: Dim) -> Axis:
     return product([f.axis for f in dim])
+
+
+def rows(value: Value, dim: int, start: int, length: int) -> Value | None:
+    """Positions start … start + length of a dimension that is one factor, such as one gate of a fused tensor."""
+    if len(value.dims[dim]) != 1:
+        return None
+    (factor,) = value.dims[dim]
+    axis = narrow(factor.axis, start, length)
+    if axis is None:
+        return None
+    slot = Slot(factor.slot.power, factor.slot.offset + start * factor.slot.stride, factor.slot.stride)
+    return replace(value, dims=(*value.dims[:dim], (Factor(axis, slot),), *value.dims[dim + 1 :]))
 
 
 def fixed_dim(size: int, reason: str, kind: str = "") -> Dim:

@@ -27,6 +27,10 @@ def linear(trace: Trace, call: Call) -> Value:
 def connect_linear(trace: Trace, x: Value, node: int, weight: Part, bias: Part | None) -> None:
     """An edge over x's last dimension, which holds the channels of its node, each perhaps with its pixels."""
     parts = {"weight": weight, "bias": bias}
+    if x.zero:
+        if bias is not None:
+            trace.network.connect(Value((), node=node), node, "parameter", {"value": bias})
+        return
     if x.node is None:
         trace.network.connect(Value((), node=node), node, "parameter", {"weight": weight, "bias": bias})
         return

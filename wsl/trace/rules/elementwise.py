@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from wsl.activations import SYMMETRIES_OF_ACTIVATION
+from wsl.trace.axes import Axis
 from wsl.trace.call import Call, record, unknown
 from wsl.trace.network import Part
-from wsl.trace.values import BOTH, Dim, Trace, Value, fixed_dim, size_of
+from wsl.trace.values import BOTH, Dim, Factor, Trace, Value, fixed_dim, size_of
 
 Rule = Callable[[Trace, Call], Any]
 
@@ -215,9 +216,12 @@ def prelu(trace: Trace, call: Call) -> Value:
 
 
 def filled(trace: Trace, call: Call) -> Value:
-    """zeros, ones, arange, …: fixed numbers."""
-    dims = tuple(fixed_dim(n, "a constant of the network") for n in call.shape)
+    """zeros, ones, arange, …: fixed numbers; zeros look alike under any permutation and factor."""
     zero = call.op.startswith(("zeros", "new_zeros")) or (call.op.startswith("full") and call["fill_value"] == 0)
+    if zero:
+        dims: tuple[Dim, ...] = tuple((Factor(Axis(n), trace.slot()),) for n in call.shape)
+    else:
+        dims = tuple(fixed_dim(n, "a constant of the network") for n in call.shape)
     return Value(dims, constant=True, zero=zero)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from wsl.trace.axes import concat, freeze, narrow, unify
+from wsl.trace.axes import concat, freeze, unify
 from wsl.trace.call import Call
 from wsl.trace.network import Part
 from wsl.trace.rules.shape import cat
-from wsl.trace.values import Dim, Factor, Slot, Stack, Trace, Value
+from wsl.trace.values import Dim, Slot, Stack, Trace, Value, rows
 
 GATES = {
     "rnn_tanh": ("",),
@@ -93,10 +93,10 @@ def _gate_rows(trace: Trace, tensor: Value, gates: Sequence[str], values: Dim) -
             freeze(factor.axis, "gates of a single neuron")
         return
     (hidden,) = values
-    (rows,) = tensor.dims[0]
-    unify(rows.axis, concat([hidden.axis] * len(gates)))
+    (fused,) = tensor.dims[0]
+    unify(fused.axis, concat([hidden.axis] * len(gates)))
     for number, gate in enumerate(gates):
-        slot = Slot(rows.slot.power, rows.slot.offset + number * hidden.size * rows.slot.stride, rows.slot.stride)
+        slot = Slot(fused.slot.power, fused.slot.offset + number * hidden.size * fused.slot.stride, fused.slot.stride)
         if gate in OPEN_GATES:
             trace.equate(hidden.axis, ((1, slot), (-1, hidden.slot)))
         else:
@@ -117,9 +117,9 @@ def _connect(
     names = ("input", "hidden", *(("input_bias", "hidden_bias") if call["has_biases"] else ()))
     for number, gate in enumerate(gates):
         for name, tensor in zip(names, tensors, strict=False):
-            rows = _rows(tensor, number, len(gates))
-            column = {"input": 1}.get(name)
-            parts[f"{gate}_{name}".lstrip("_")] = Part(rows, None, column)
+            size = tensor.shape[0] // len(gates)
+            own = rows(tensor, 0, number * size, size)
+            parts[f"{gate}_{name}".lstrip("_")] = Part(own or tensor, None, 1 if name == "input" else None)
     if call.op == "lstm" and len(tensors) in (3, 5):
         parts["projection"] = Part(tensors[-1], None, None)
     kind = call.op.split("_")[0]
@@ -132,18 +132,6 @@ def _connect(
     trace.network.connect(x, node, kind, parts, attributes, refers=held[0].node if held else None)
     for state in held:
         trace.network.connect(state, node, "memory")
-
-
-def _rows(tensor: Value, number: int, gates: int) -> Value:
-    if not tensor.dims[0]:
-        return tensor
-    (rows,) = tensor.dims[0]
-    size = rows.size // gates
-    slot = Slot(rows.slot.power, rows.slot.offset + number * size * rows.slot.stride, rows.slot.stride)
-    axis = narrow(rows.axis, number * size, size)
-    if axis is None:
-        return tensor
-    return replace(tensor, dims=((Factor(axis, slot),), *tensor.dims[1:]))
 
 
 def _state(state: Value | Stack | None, number: int) -> Value | None:

@@ -38,10 +38,27 @@ def reshape(trace: Trace, x: Value, shape: Sequence[int]) -> Value | Stack:
         return replace(x, dims=tuple(out))
     position, number, pieces = stacked
     values = []
-    for piece_dims in pieces:
+    for i, piece_dims in enumerate(pieces):
         dims = [*out[:position], *piece_dims, *out[position + len(piece_dims) :]]
-        values.append(replace(x, dims=tuple(d for k, d in enumerate(dims) if k != number)))
+        value = replace(x, dims=tuple(d for k, d in enumerate(dims) if k != number))
+        values.append(_piece_node(trace, value, i, len(pieces)))
     return Stack(number, tuple(values))
+
+
+def _piece_node(trace: Trace, value: Value, number: int, pieces: int) -> Value:
+    """The i-th of equally long pieces of a fused projection in a node of its own."""
+    if value.node is None:
+        return value
+    whole = trace.network.nodes[value.node]
+    length = size_of(whole.dim) // pieces
+    axis = narrow(whole.dim[0].axis, number * length, length) if len(whole.dim) == 1 else None
+    if axis is None:
+        return value
+    slot = whole.dim[0].slot
+    channel = (Factor(axis, Slot(slot.power, slot.offset + number * length * slot.stride, slot.stride)),)
+    node = trace.network.add(f"{whole.name}.{number}", channel)
+    trace.network.connect(value, node, "skip", source_start=number * length, length=length)
+    return trace.with_node(value, node)
 
 
 def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -232,7 +249,7 @@ def cat(trace: Trace, call: Call) -> Value:
             start += length
         return trace.with_node(out, node)
     holder = next((v for v in values if v.node is not None), None)
-    return record(trace, call, out, trace.network.nodes[holder.node].dim if holder else joined)  # type: ignore[index]
+    return record(trace, call, out, trace.network.nodes[holder.node].dim if holder else joined)
 
 
 def stack(trace: Trace, call: Call) -> Stack:
