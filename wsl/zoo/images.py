@@ -90,7 +90,7 @@ def _digits() -> Images:
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if missing := {"images", "labels"} - set(file.files):
                 raise ZooError(
                     f"{path}: key {sorted(missing)[0]!r} is missing (found {file.files}); save it with "
@@ -99,7 +99,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
             return file["images"], file["labels"]
     except ZooError:
         raise
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, AttributeError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ZooError(f"{path}: not readable as an .npz file of plain arrays ({reason}); copy it again") from error
 
@@ -127,9 +127,10 @@ def _read_idx(path: Path, axes: int) -> np.ndarray:
                     f"{path}: starts with {magic!r}; an IDX file of bytes with {axes} axes starts with "
                     f"{bytes((0, 0, IDX_UBYTE, axes))!r}"
                 )
-            shape = tuple(np.frombuffer(file.read(4 * axes), dtype=">u4").tolist())
+            sizes = file.read(4 * axes)
+            shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
             declared = math.prod(shape)
-            if len(shape) != axes or declared > LARGEST_IMAGE_FILE:
+            if len(sizes) != 4 * axes or declared > LARGEST_IMAGE_FILE:
                 raise ZooError(f"{path}: the header is damaged (sizes {shape}); copy the file again")
             data = file.read(declared + 1)
     except (OSError, EOFError, zlib.error) as error:

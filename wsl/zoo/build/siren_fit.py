@@ -23,6 +23,7 @@ from wsl.zoo.build import siren_native
 
 Kernel = Literal["native", "torch"]
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+PIXELS_AT_ONCE = 8 * 28 * 28  # of the torch kernel: more leave the cache, fewer leave the matmuls too small
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,10 @@ def fit(
             f"[B, {siren.numel}], {inputs} and {pixels} do"
         )
     if (kernel or default_kernel()) == "torch":
-        return _fit_torch(siren, values, coordinates, targets, schedule)
+        size = max(1, PIXELS_AT_ONCE // len(coordinates))
+        chunks = [slice(start, start + size) for start in range(0, len(values), size)]
+        parts = [_fit_torch(siren, values[c], coordinates, targets[c], schedule) for c in chunks]
+        return Fit(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
     rows = np.array(values, order="C")
     x, y = np.ascontiguousarray(coordinates), np.ascontiguousarray(targets)
     rates = (schedule.learning_rate, BETA1, BETA2, EPS)

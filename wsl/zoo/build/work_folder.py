@@ -69,7 +69,7 @@ class WorkFolder:
     def load(self, block: int) -> dict[str, np.ndarray] | None:
         """The arrays of a block, or None if it is not there; one damaged by a crash of the machine counts as such."""
         try:
-            with np.load(self._file(block), allow_pickle=False) as file:
+            with self._file(block).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         except FileNotFoundError:
             return None

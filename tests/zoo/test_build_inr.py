@@ -1,0 +1,476 @@
+"""Building INR zoos: the fitting kernels against plain PyTorch, the plan, and builds that are interrupted."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import nn
+
+from wsl.batch import WeightBatch
+from wsl.config import ConfigError, validated
+from wsl.zoo import Zoo, ZooError
+from wsl.zoo.build import siren_fit, siren_native
+from wsl.zoo.build.inr import INRRecipe, build_inr_zoo
+from wsl.zoo.build.inr_recipe import plan
+from wsl.zoo.build.siren_fit import Kernel, Schedule, Siren, fit, initial_values
+from wsl.zoo.build.work_folder import WorkFolder, differences
+from wsl.zoo.coordinates import grid
+from wsl.zoo.images import Images
+from wsl.zoo.render import render
+from wsl.zoo.verify import verify_zoo
+
+ROOT = Path(__file__).parents[2]
+KERNELS: tuple[Kernel, ...] = ("native", "torch")
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request: pytest.FixtureRequest) -> Kernel:
+    if request.param == "native" and not siren_native.available():
+        pytest.skip("no C compiler")
+    return request.param
+
+
+# -- fitting ----------------------------------------------------------------------------------------------------------
+
+
+class Sine(nn.Module):
+    def __init__(self, omega: float) -> None:
+        super().__init__()
+        self.omega = omega
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(self.omega * x)
+
+
+def plain_fit(siren: Siren, row: np.ndarray, x: np.ndarray, y: np.ndarray, rate: float, steps: int) -> np.ndarray:
+    """One network at a time, as one would write it with nn.Module, autograd and torch.optim.Adam."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(siren.widths[:-1], siren.widths[1:], strict=True):
+        layers += [nn.Linear(n_in, n_out), Sine(siren.omega)]
+    network = nn.Sequential(*layers[:-1]).to(torch.from_numpy(row).dtype)
+    nn.utils.vector_to_parameters(torch.from_numpy(row.copy()), network.parameters())
+    inputs, target = torch.from_numpy(x), torch.from_numpy(y)
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (network(inputs) + siren.output_offset - target).square().mean().backward()
+        optimizer.step()
+    return nn.utils.parameters_to_vector(network.parameters()).detach().numpy()
+
+
+def problem(siren: Siren, networks: int, dtype: type, side: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x = grid(side, side + 2)
+    x = x if siren.widths[0] == 2 else np.concatenate([x, x[:, :1] * x[:, 1:]], axis=1)
+    targets = np.random.default_rng(1).random((networks, len(x), siren.widths[-1]))
+    seeds = [(7, 0, image, 0) for image in range(networks)]
+    return initial_values(siren, seeds).astype(dtype), x.astype(dtype), targets.astype(dtype)
+
+
+@pytest.mark.parametrize(
+    "siren",
+    [
+        Siren((2, 32, 32, 1)),
+        Siren((2, 32, 32, 3)),
+        Siren((2, 5, 1), omega=11.0, output_offset=0.0),
+        Siren((3, 20, 40, 7, 2), omega=20.0, output_offset=-0.25),
+    ],
+    ids=lambda siren: "-".join(map(str, siren.widths)),
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-10), (np.float32, 2e-6)])
+def test_fitting_together_equals_fitting_each_alone(
+    kernel: Kernel, siren: Siren, dtype: type, tolerance: float
+) -> None:
+    values, x, targets = problem(siren, 4, dtype)
+    before = values.copy()
+    together = fit(siren, values, x, targets, Schedule(5e-4, 20), kernel)
+    alone = np.stack([plain_fit(siren, row, x, y, 5e-4, 20) for row, y in zip(values, targets, strict=True)])
+    np.testing.assert_array_equal(values, before)
+    assert together.values.dtype == dtype
+    assert np.abs(alone - values).max() > 5e-3  # they did move
+    np.testing.assert_allclose(together.values, alone, rtol=0, atol=tolerance)
+    assert together.steps.tolist() == [20] * 4
+
+
+def test_error_is_that_of_the_fitted_weights(kernel: Kernel) -> None:
+    siren = Siren((2, 16, 24, 3))
+    values, x, targets = problem(siren, 3, np.float64)
+    fitted = fit(siren, values, x, targets, Schedule(1e-3, 7), kernel)
+    again = fit(siren, fitted.values, x, targets, Schedule(1e-3, 0), kernel)
+    np.testing.assert_array_equal(again.values, fitted.values)
+    np.testing.assert_allclose(again.mse, fitted.mse, rtol=1e-12)
+    assert again.steps.tolist() == [0, 0, 0]
+    h = np.broadcast_to(x, (3, *x.shape))
+    for layer, (n_in, n_out) in enumerate(((2, 16), (16, 24), (24, 3))):
+        start = sum(o * (i + 1) for i, o in ((2, 16), (16, 24), (24, 3))[:layer])
+        weight = fitted.values[:, start : start + n_in * n_out].reshape(3, n_out, n_in)
+        bias = fitted.values[:, start + n_in * n_out : start + n_out * (n_in + 1)]
+        z = h @ weight.transpose(0, 2, 1) + bias[:, None]
+        h = np.sin(30 * z) if layer < 2 else z
+    np.testing.assert_allclose(((h + 0.5 - targets) ** 2).mean((1, 2)), fitted.mse, rtol=1e-10)
+
+
+def test_network_stops_at_the_error_asked_for_and_freezes(kernel: Kernel) -> None:
+    siren = Siren((2, 16, 16, 1))
+    values, x, targets = problem(siren, 5, np.float64)
+    targets *= np.linspace(0.1, 1, 5)[:, None, None]
+    free = fit(siren, values, x, targets, Schedule(1e-3, 30), kernel)
+    stop = float(np.median(free.mse)) * 1.0001
+    stopped = fit(siren, values, x, targets, Schedule(1e-3, 30, stop), kernel)
+    done = stopped.mse <= stop
+    assert done.any() and not done.all()
+    assert (stopped.steps[~done] == 30).all() and len(set(stopped.steps)) > 2
+    for b in range(5):
+        exactly = fit(siren, values[b : b + 1], x, targets[b : b + 1], Schedule(1e-3, int(stopped.steps[b])), kernel)
+        np.testing.assert_allclose(stopped.values[b], exactly.values[0], rtol=0, atol=1e-12)
+        if done[b] and stopped.steps[b]:
+            before = Schedule(1e-3, int(stopped.steps[b]) - 1)
+            assert fit(siren, values[b : b + 1], x, targets[b : b + 1], before, kernel).mse[0] > stop
+
+
+def test_compiled_kernel_gives_the_same_bits_in_any_company() -> None:
+    if not siren_native.available():
+        pytest.skip("no C compiler")
+    siren = Siren((2, 32, 32, 1))
+    values, x, targets = problem(siren, 6, np.float32)
+    together = fit(siren, values, x, targets, Schedule(5e-4, 50), "native")
+    order = np.array([4, 0, 5])
+    few = fit(siren, values[order], x, targets[order], Schedule(5e-4, 50), "native")
+    np.testing.assert_array_equal(few.values, together.values[order])
+
+
+def test_compiled_sine_holds_for_large_arguments() -> None:
+    if not siren_native.available():
+        pytest.skip("no C compiler")
+    siren = Siren((2, 16, 1), omega=1.0, output_offset=0.0)
+    x = np.linspace(-3000, 3000, 4001, dtype=np.float64)[:, None].repeat(2, 1)
+    for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 3e-7)):
+        row = np.zeros((1, siren.numel), dtype=dtype)
+        row[0, 0], row[0, 48] = 1, 1  # y = sin(x)
+        inputs = x.astype(dtype)
+        exact = np.sin(inputs[:, :1].astype(np.float64))
+        mse = fit(siren, row, inputs, exact[None].astype(dtype), Schedule(1e-3, 0), "native").mse[0]
+        assert mse <= tolerance**2
+
+
+def test_wrong_shapes_are_refused() -> None:
+    siren = Siren((2, 8, 1))
+    values, x, targets = problem(siren, 2, np.float32)
+    for bad in ((values[:, 1:], x, targets), (values, x[:, :1], targets), (values, x, targets[:1])):
+        with pytest.raises(ValueError, match="do not fit"):
+            fit(siren, *bad, Schedule(1e-3, 1))
+    deep = Siren((2, *[2] * 16, 1))
+    if siren_native.available():
+        with pytest.raises(ValueError, match="1 to 15 hidden layers"):
+            fit(deep, *problem(deep, 1, np.float32), Schedule(1e-3, 1), "native")
+
+
+def test_init_follows_the_published_convention() -> None:
+    siren = Siren((2, 32, 32, 1))
+    rows = initial_values(siren, [(0, 0, image, 0) for image in range(200)])
+    for start, fan_in, count in ((0, 2, 64), (96, 32, 1024), (1152, 32, 32)):
+        bound = np.sqrt(6 / fan_in) / 30
+        weights = rows[:, start : start + count]
+        assert np.abs(weights).max() <= np.float32(bound)
+        assert abs(weights.std() / (bound / np.sqrt(3)) - 1) < 0.02 and abs(weights.mean()) < bound / 30
+        biases = rows[:, start + count : start + count + count // fan_in]
+        assert not biases.any()
+    assert len(np.unique(rows[:, 0])) == 200
+
+
+def test_init_is_a_function_of_the_seeds_alone() -> None:
+    siren = Siren((2, 8, 1))
+    key = (3, 1, 12, 2)
+    row = initial_values(siren, [(0, 0, 0, 0), key])[1]
+    np.testing.assert_array_equal(initial_values(siren, [key])[0], row)
+    for position in range(4):
+        other = list(key)
+        other[position] += 1
+        assert not np.array_equal(initial_values(siren, [other])[0], row)
+
+
+# -- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def recipe(**changes: Any) -> INRRecipe:
+    small: dict[str, Any] = {"images": {"train": "digits", "test": None}, "val_images": 180, "test_images": 360}
+    return INRRecipe.model_validate(small | changes)
+
+
+def labelled(count: int, side: int = 2, seed: int = 0) -> Images:
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 256, (count, side, side, 1), dtype=np.uint8)
+    return Images(pixels, generator.integers(0, 10, count), f"images{seed}")
+
+
+def test_published_sizes() -> None:
+    train, test = labelled(60_000, side=1), labelled(10_000, side=1, seed=1)
+    rows = plan(recipe(val_images=5000, test_images=0), train, test)
+    assert {name: len(index) for name, index in rows.splits.items()} == {"train": 55_000, "val": 5_000, "test": 10_000}
+    assert (rows.source[rows.image[rows.splits["test"]]] == 1).all()
+    assert (rows.source[rows.image[rows.splits["train"]]] == 0).all()
+    np.testing.assert_array_equal(rows.labels[:60_000], train.labels)
+    np.testing.assert_array_equal(rows.pixels[60_000:], test.pixels)
+
+
+def test_views_of_an_image_stay_together_and_only_training_images_have_several() -> None:
+    rows = plan(recipe(views=4, val_images=20, test_images=30), labelled(200), None)
+    images = {name: rows.image[index] for name, index in rows.splits.items()}
+    assert {name: len(set(index)) for name, index in images.items()} == {"train": 150, "val": 20, "test": 30}
+    assert {name: len(index) for name, index in images.items()} == {"train": 600, "val": 20, "test": 30}
+    assert not set(images["train"]) & set(images["val"]) | set(images["val"]) & set(images["test"])
+    assert np.array_equal(np.sort(np.concatenate(list(rows.splits.values()))), np.arange(len(rows)))
+    for image in set(images["train"]):
+        assert rows.view[rows.image == image].tolist() == [0, 1, 2, 3]
+
+
+def test_held_out_images_have_the_labels_of_the_file() -> None:
+    labels = np.repeat(np.arange(4), [400, 200, 100, 100])
+    pixels = np.zeros((800, 1, 1, 1), dtype=np.uint8)
+    rows = plan(recipe(val_images=80, test_images=160), Images(pixels, labels, ""), None)
+    for name, size in (("val", 80), ("test", 160)):
+        counts = np.bincount(rows.labels[rows.image[rows.splits[name]]])
+        assert np.abs(counts - size * np.array([0.5, 0.25, 0.125, 0.125])).max() <= 1
+    other = plan(recipe(val_images=80, test_images=160, seed=1), Images(pixels, labels, ""), None)
+    assert not np.array_equal(other.splits["val"], rows.splits["val"])
+
+
+def test_limit_keeps_the_proportions_and_the_networks_of_its_images() -> None:
+    train, test = labelled(600), labelled(100, seed=1)
+    small, large = (plan(recipe(limit=limit, val_images=50), train, test) for limit in (70, 140))
+    assert {name: len(rows) for name, rows in small.splits.items()} == {"train": 55, "val": 5, "test": 10}
+    assert set(small.source_index[small.source == 0]) < set(large.source_index[large.source == 0])
+    np.testing.assert_array_equal(small.pixels[small.source == 1], test.pixels[small.source_index[small.source == 1]])
+    keys = {key[:3] for key in small.seeds(recipe(), np.arange(len(small)))}
+    assert keys < {key[:3] for key in large.seeds(recipe(), np.arange(len(large)))}
+
+
+def test_impossible_plans_are_refused() -> None:
+    with pytest.raises(ZooError, match="none is left to train on"):
+        plan(recipe(val_images=50, test_images=50), labelled(100), None)
+    with pytest.raises(ZooError, match=r"images1: images are \(3, 3, 1\)"):
+        plan(recipe(), labelled(600), labelled(100, side=3, seed=1))
+
+
+# -- building ---------------------------------------------------------------------------------------------------------
+
+QUICK: dict[str, Any] = {"limit": 40, "views": 2, "steps": 120, "block": 8}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_inr_zoo(recipe(**QUICK), tmp_path_factory.mktemp("built") / "zoo.h5", progress=False)
+
+
+def test_the_file_holds_what_the_recipe_says(built: Path) -> None:
+    with Zoo(built) as zoo:
+        assert {name: len(rows) for name, rows in zoo.splits.items()} == {"train": 56, "val": 4, "test": 8}
+        assert zoo.specs[0].verified and zoo.specs[0].numel == 1185
+        assert zoo.recipe["config"] == recipe(**QUICK).model_dump(mode="json")
+        assert zoo.recipe["render"] == {"height": 8, "width": 8, "channels": 1}
+        image, columns = zoo.column("image_index"), {name: zoo.column(name) for name in zoo.columns}
+        np.testing.assert_array_equal(zoo.run_ids, image)
+        np.testing.assert_allclose(columns["psnr"], -10 * np.log10(columns["fit_mse"]), atol=1e-3)
+        assert columns["steps"].max() == 120 and set(columns["view"]) == {0, 1}
+        values, images = zoo.read(0, len(zoo)), zoo.images
+    assert images is not None and len(np.unique(values, axis=0)) == len(values)
+    drawn = render(WeightBatch(zoo.specs[0], torch.from_numpy(values)[..., None]), 8, 8)[..., 0].numpy()
+    error = ((drawn - images[image] / 255) ** 2).mean(1)
+    np.testing.assert_allclose(error, columns["fit_mse"], rtol=1e-3, atol=1e-7)
+    assert error.mean() < 5e-3 < ((drawn - images[np.roll(image, 7)] / 255) ** 2).mean()
+    assert [check.failures for check in verify_zoo(built) if check.failures] == []
+
+
+def test_threads_and_kernels_do_not_matter(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = build_inr_zoo(recipe(**QUICK), tmp_path / "zoo.h5", progress=False, threads=1)
+    assert again.read_bytes() == built.read_bytes()
+    monkeypatch.setattr("wsl.zoo.build.inr.default_kernel", lambda: "torch")
+    slow = Zoo(build_inr_zoo(recipe(**QUICK), tmp_path / "torch.h5", progress=False))
+    np.testing.assert_allclose(slow.read(0, len(slow)), Zoo(built).read(0, len(slow)), atol=1e-4)
+
+
+def test_without_a_compiler_the_torch_kernel_fits(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    siren_native._library.cache_clear()
+    monkeypatch.setattr(siren_native.shutil, "which", lambda name: None)
+    try:
+        assert siren_fit.default_kernel() == "torch"
+        assert "no C compiler" in caplog.text
+    finally:
+        siren_native._library.cache_clear()
+
+
+def test_broken_compiler_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any) -> None:
+    siren_native._library.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(siren_native.shutil, "which", lambda name: "/bin/false")
+    try:
+        assert not siren_native.available()
+        assert "cannot be built" in caplog.text
+    finally:
+        siren_native._library.cache_clear()
+
+
+def test_killed_and_restarted_gives_the_same_file(tmp_path: Path) -> None:
+    long = {"limit": 100, "views": 3, "steps": 1500, "stop_psnr": None, "block": 8}
+    code = (
+        "import json, sys; from pathlib import Path; from wsl.zoo.build.inr import INRRecipe, build_inr_zoo; "
+        "build_inr_zoo(INRRecipe.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]))"
+    )
+    target, arguments = tmp_path / "zoo.h5", json.dumps(recipe(**long).model_dump(mode="json"))
+    work = tmp_path / "zoo.h5.partial"
+    with subprocess.Popen([sys.executable, "-c", code, arguments, str(target)], cwd=ROOT) as process:
+        deadline = time.monotonic() + 60
+        while len(list(work.glob("block_*.npz"))) < 4 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    kept = {path: path.stat().st_mtime_ns for path in work.glob("block_*.npz")}
+    assert process.returncode == -signal.SIGKILL and 4 <= len(kept) < 30 and not target.exists()
+    fitted: list[int] = []
+    save = WorkFolder.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorkFolder, "save", lambda self, block, arrays: (fitted.append(block), save(self, block, arrays)))
+        build_inr_zoo(recipe(**long), target, progress=False)
+    assert len(fitted) + len(kept) == -(-len(Zoo(target)) // 8)
+    assert not work.exists()
+    straight = build_inr_zoo(recipe(**long), tmp_path / "straight.h5", progress=False)
+    assert straight.read_bytes() == target.read_bytes()
+
+
+def interrupted(target: Path, **changes: Any) -> Path:
+    """Build until the third block cannot be saved for want of space; the work folder stays."""
+    save = WorkFolder.save
+
+    def fail(self: WorkFolder, block: int, arrays: Any) -> None:
+        if block == 2:
+            raise self._failure(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        save(self, block, arrays)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorkFolder, "save", fail)
+        with pytest.raises(ZooError, match=r"No space left on device.*finished blocks are kept"):
+            build_inr_zoo(recipe(**QUICK | changes), target, progress=False, threads=1)
+    return target.with_name("zoo.h5.partial")
+
+
+def test_full_disk_keeps_the_blocks_and_damaged_ones_are_fitted_again(built: Path, tmp_path: Path) -> None:
+    work = interrupted(tmp_path / "zoo.h5")
+    assert {path.name for path in work.glob("block*")} >= {"block_000000.npz", "block_000001.npz"}
+    assert not (tmp_path / "zoo.h5").exists()
+    damaged = work / "block_000001.npz"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    assert build_inr_zoo(recipe(**QUICK), tmp_path / "zoo.h5", progress=False).read_bytes() == built.read_bytes()
+    assert not work.exists()
+
+
+def test_full_disk_leaves_no_half_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with WorkFolder(tmp_path / "zoo.h5", {"a": 1}) as folder:
+        monkeypatch.setattr("wsl.zoo.build.work_folder.os.fsync", full)
+        with pytest.raises(ZooError, match="free space and run the same command again"):
+            folder.save(0, {"values": np.zeros(3)})
+        assert sorted(path.name for path in folder.path.iterdir()) == ["lock", "recipe.json"]
+        assert folder.load(0) is None
+
+
+def test_work_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    work = interrupted(tmp_path / "zoo.h5")
+    kept = sorted(path.name for path in work.iterdir())
+    with pytest.raises(ZooError, match=r"another recipe: config\.learning_rate is 0\.001, there 0\.0005\. "):
+        build_inr_zoo(recipe(**QUICK, learning_rate=1e-3), tmp_path / "zoo.h5", progress=False)
+    assert sorted(path.name for path in work.iterdir()) == kept
+
+
+def test_second_builder_is_refused_with_the_first_ones_number(tmp_path: Path) -> None:
+    target = tmp_path / "zoo.h5"
+    with WorkFolder(target, {}), pytest.raises(ZooError, match=f"process {os.getpid()} is building this zoo"):
+        build_inr_zoo(recipe(**QUICK), target, progress=False)
+    assert not target.exists()
+
+
+def test_finished_zoo_is_left_alone(built: Path, tmp_path: Path) -> None:
+    before = built.stat()
+    assert build_inr_zoo(recipe(**QUICK), built, progress=False) == built
+    assert built.stat() == before and not built.with_name("zoo.h5.partial").exists()
+    with pytest.raises(ZooError, match=r"another recipe: views is 3, there 2\. Choose another out=FILE"):
+        build_inr_zoo(recipe(**QUICK | {"views": 3}), built, progress=False)
+    assert built.stat() == before
+
+
+def test_differences_name_nested_keys() -> None:
+    assert differences({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}}) == [
+        "a.c is 2, there 4",
+        "d is 3, there 'absent'",
+    ]
+
+
+def test_diverging_network_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ZooError, match=r"row 0 \(image 0, view 0\) diverged; lower zoo\.learning_rate"):
+        build_inr_zoo(recipe(**QUICK, learning_rate=1e30), tmp_path / "zoo.h5", progress=False)
+    assert not (tmp_path / "zoo.h5").exists()
+
+
+def test_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ZooError, match=r"zoo\.h5\.partial: cannot be used .*choose another out=FILE"):
+        build_inr_zoo(recipe(**QUICK), tmp_path / "file" / "zoo.h5", progress=False)
+
+
+def test_mnist_by_the_published_recipe(shared_data: Path, tmp_path: Path) -> None:
+    files = {name: str(shared_data / f"mnist_{name}.npz") for name in ("train", "test")}
+    published = recipe(images=files, limit=12, val_images=5000, test_images=0)
+    with Zoo(build_inr_zoo(published, tmp_path / "zoo.h5", progress=False)) as zoo:
+        assert zoo.column("psnr").mean() > 25
+        assert zoo.recipe["render"] == {"height": 28, "width": 28, "channels": 1}
+
+
+def test_cifar_in_colour_and_grey(shared_data: Path, tmp_path: Path) -> None:
+    files = {name: str(shared_data / f"cifar10_{name}.npz") for name in ("train", "test")}
+    for grey, channels in ((False, 3), (True, 1)):
+        few = recipe(images=files | {"greyscale": grey}, limit=12, val_images=1000, steps=40)
+        with Zoo(build_inr_zoo(few, tmp_path / f"{channels}.h5", progress=False)) as zoo:
+            assert zoo.recipe["render"] == {"height": 32, "width": 32, "channels": channels}
+            assert zoo.specs[0].size_of("output") == channels
+        assert [check.failures for check in verify_zoo(tmp_path / f"{channels}.h5") if check.failures] == []
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["digits_inr", "mnist_inr", "fashion_mnist_inr", "cifar10_inr"])
+def test_recipes_of_the_config_folder_are_valid(name: str) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        values = OmegaConf.to_container(compose("build_zoo", [f"zoo={name}"]).zoo)
+    assert isinstance(values, dict)
+    recipe_of = validated(INRRecipe, values)  # type: ignore[arg-type]
+    assert set(values) == set(INRRecipe.model_fields)
+    assert (recipe_of.learning_rate, recipe_of.steps, recipe_of.stop_psnr, recipe_of.omega) == (5e-4, 1000, 40, 30)
+    with pytest.raises(ConfigError, match="views=0"):
+        validated(INRRecipe, values | {"views": 0})  # type: ignore[arg-type]
+
+
+def test_script_builds_and_refuses(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "scripts" / "build_zoo.py"), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    good = run("zoo=digits_inr", "zoo.limit=30", "zoo.steps=20", "out=zoo.h5")
+    assert good.returncode == 0, good.stderr
+    assert "PSNR" in good.stdout and "networks/s" in good.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["zoo.h5"]
+    bad = run("zoo=digits_inr", "zoo.viws=3")
+    assert bad.returncode == 1 and "unknown key zoo.viws=3; did you mean 'views'?" in bad.stderr
+    assert "Traceback" not in bad.stderr
