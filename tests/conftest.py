@@ -37,13 +37,13 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def small_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A zoo of 96 random SIRENs 2-6-5-1 in two classes, told apart by the size of their last layer; two views each."""
+    """A zoo of 96 random SIRENs 2-6-5-1 in two classes, told apart by the size of their weights; two views each."""
     spec = mlp_spec((2, 6, 5, 1), "sine", {"omega": 30.0}, output_offset=0.5)
     rng = np.random.default_rng(0)
     rows = 96
     label = np.arange(rows) // 2 % 2
     values = rng.normal(0, 0.3, (rows, spec.numel)).astype(np.float32)
-    values[:, -6:] *= 1 + 2 * label[:, None]
+    values *= 1 + label[:, None]
     runs = np.arange(rows) // 2
     path = tmp_path_factory.mktemp("zoo") / "small.h5"
     recipe = {"render": {"height": 8, "width": 8, "channels": 1}}

@@ -41,8 +41,8 @@ def confusion_matrix(target: Tensor, predicted: Tensor, classes: int, path: Path
     counts.index_put_((target, predicted), torch.ones_like(target), accumulate=True)
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(counts, cmap="Blues")
-    threshold = counts.max() / 2
+    axes.imshow(counts.numpy(), cmap="Blues")
+    threshold = counts.max().item() / 2
     for i, j in np.ndindex(classes, classes):
         if counts[i, j]:
             colour = "white" if counts[i, j] > threshold else INK

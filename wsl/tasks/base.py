@@ -39,11 +39,9 @@ class Task(pl.LightningModule):
     def metrics(self, rows: Rows) -> dict[str, float]:
         raise NotImplementedError
 
-    def on_train_epoch_start(self) -> None:
-        # Dropout and the like depend on (seed, epoch, rank) alone: a run resumed at an epoch's start repeats exactly.
-        torch.manual_seed(mixed_seed(self._seed, self.current_epoch, self.global_rank))
-
     def training_step(self, batch: WeightBatch, batch_index: int) -> Tensor:
+        # Dropout and the like depend on (seed, epoch, batch, rank) alone, so a resumed run repeats exactly.
+        torch.manual_seed(mixed_seed(self._seed, self.current_epoch, batch_index, self.global_rank))
         loss = self.loss(self.encoder(batch), batch)
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch))
         return loss

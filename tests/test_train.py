@@ -1,0 +1,269 @@
+"""The main job on a small zoo: what it leaves behind, that it repeats, resumes, and stops when it must."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+
+import train
+from wsl import build, report
+from wsl.batch import WeightBatch
+from wsl.callbacks.finite import NonFiniteError
+from wsl.checkpoint import AtomicCheckpointIO, CheckpointError, previous_generation, read_checkpoint
+from wsl.results import Result
+from wsl.run_folder import RunFolderError, check_same_config, create, owned
+from wsl.zoo import Zoo
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+
+
+def config(zoo: Path, *overrides: str) -> build.RunConfig:
+    fixed = [f"data.path={zoo}", "data.build=''", "data.batch_size=16", "logger=csv", "trainer.progress=none"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return build.config(compose("train", [*fixed, "compare=[]", "encoder=statnn", *overrides]))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+def test_a_run_leaves_what_the_readme_says(small_zoo: Path, tmp_path: Path) -> None:
+    run = config(small_zoo, "trainer.max_epochs=30", "optimizer.lr=1e-2", "logger=wandb")
+    result = train.run(run, tmp_path)
+    assert result.test["accuracy"] > 0.9, "the classes differ in the size of their weights"
+    assert Result.read(tmp_path) == result
+    expected = {"config.yaml", "result.json", "provenance.json", "metrics.csv", "model.safetensors", "model.json"}
+    assert expected <= {p.name for p in tmp_path.iterdir()}
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+        "learning_curve.png", "confusion_matrix.png", "inrs.png",
+    }  # fmt: skip
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in (tmp_path / "figures").iterdir())
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["encoder"]["name"] == "statnn"
+    provenance = json.loads((tmp_path / "provenance.json").read_text())
+    assert provenance["data"]["digest"] == Zoo(small_zoo).digest
+    identity = (tmp_path / "wandb_id.txt").read_text().strip()
+    assert list((tmp_path / "wandb").glob(f"offline-run-*{identity}")), "an offline W&B run with our id"
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert "val/accuracy" in (csv.DictReader(file).fieldnames or [])
+
+
+def test_the_exported_encoder_says_the_same(small_zoo: Path, tmp_path: Path) -> None:
+    run = config(small_zoo, "trainer.max_epochs=2", "encoder=ng_gnn", "encoder.probes=3", "encoder.width=8")
+    train.run(run, tmp_path)
+    encoder = build.exported_encoder(tmp_path)
+    best = next((tmp_path / "checkpoints").glob("best-*.ckpt"))
+    state = {k.removeprefix("encoder."): v for k, v in read_checkpoint(best)["state_dict"].items()}
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_same_seed_same_numbers_other_seed_other_numbers(small_zoo: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train.run(config(small_zoo, f"seed={seed}", "trainer.max_epochs=2", "encoder.dropout=0.3"), tmp_path / name)
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a)
+    assert (tmp_path / "a" / "metrics.csv").read_text() == (tmp_path / "b" / "metrics.csv").read_text()
+
+
+def test_a_run_stopped_between_epochs_resumes_bit_equal(small_zoo: Path, tmp_path: Path) -> None:
+    options = ["encoder.dropout=0.3", "scheduler=warm_up"]
+    train.run(config(small_zoo, *options, "trainer.max_epochs=4"), tmp_path / "whole")
+    train.run(config(small_zoo, *options, "trainer.max_epochs=2"), tmp_path / "part")
+    resumed = config(small_zoo, *options, "trainer.max_epochs=4").model_copy(update={"resume": str(tmp_path / "part")})
+    train.run(resumed, tmp_path / "part")
+    whole, part = weights(tmp_path / "whole"), weights(tmp_path / "part")
+    assert all(torch.equal(whole[k], part[k]) for k in whole)
+    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "part" / "metrics.csv").read_text()
+
+
+def test_resuming_under_another_config_is_refused(small_zoo: Path, tmp_path: Path) -> None:
+    train.run(config(small_zoo, "trainer.max_epochs=1"), tmp_path)
+    check_same_config(tmp_path, config(small_zoo, "trainer.max_epochs=9").plain(), build.FREE_ON_RESUME)
+    with pytest.raises(RunFolderError) as error:
+        check_same_config(tmp_path, config(small_zoo, "optimizer.lr=0.5").plain(), build.FREE_ON_RESUME)
+    assert "optimizer.lr" in str(error.value) and "0.5" in str(error.value) and "0.001" in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["weights", "target"])
+def test_a_non_finite_loss_stops_the_run_and_names_step_and_rows(
+    small_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    poisoned = 37
+    from wsl.data.zoo_data import RowDataset
+
+    original = RowDataset.__getitem__
+
+    def getitem(self: RowDataset, positions: list[int]) -> WeightBatch:
+        batch = original(self, positions)
+        hit = (batch.row_ids == poisoned) & (len(positions) == 16)  # in training, not in the statistics
+        values = batch.values.clone()
+        values[hit] = float("nan") if where == "weights" else float("inf")
+        return batch.with_values(values)
+
+    monkeypatch.setattr(RowDataset, "__getitem__", getitem)
+    with pytest.raises(NonFiniteError) as error:
+        train.run(config(small_zoo, "trainer.max_epochs=3", "encoder=mlp"), tmp_path)
+    assert "step" in str(error.value) and str(poisoned) in str(error.value)
+
+
+def test_comparison_table_and_figure(small_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = config(small_zoo, "trainer=debug", "trainer.progress=none", "compare=[mlp,probe_mlp]")
+    results = [train.run(run, tmp_path)]
+    results += [train.run(other, tmp_path / "compare" / name) for name, other in run.compared().items()]
+    report.finish(tmp_path, results)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("statnn", "mlp", "probe_mlp", "test accuracy", str(tmp_path)))
+    assert (tmp_path / "figures" / "comparison.png").exists()
+    assert [r.encoder for r in Result.read(tmp_path).compared] == ["mlp", "probe_mlp"]
+
+
+def test_without_wandb_the_csv_remains(
+    small_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    train.run(config(small_zoo, "trainer=debug", "trainer.progress=none", "logger=wandb"), tmp_path)
+    assert "wandb is not installed" in capsys.readouterr().err
+    assert (tmp_path / "metrics.csv").exists() and not (tmp_path / "wandb").exists()
+
+
+@pytest.mark.parametrize("option", ["optimizer=adam", "optimizer=sgd", "scheduler=constant", "scheduler=plateau"])
+def test_optimisers_and_schedulers(small_zoo: Path, tmp_path: Path, option: str) -> None:
+    train.run(config(small_zoo, "trainer=debug", "trainer.progress=none", option), tmp_path)
+    assert (tmp_path / "result.json").exists()
+
+
+def test_precision_clipping_accumulation_compile_flags(small_zoo: Path, tmp_path: Path) -> None:
+    options = ["trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.1", "trainer.accumulate_grad_batches=2"]
+    train.run(config(small_zoo, "trainer=debug", "trainer.progress=none", "encoder=ng_gnn", *options), tmp_path)
+    assert Result.read(tmp_path).epochs == 1
+
+
+def experiments() -> list[str]:
+    return sorted(f.stem for f in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_composes_and_runs_two_steps(name: str, small_zoo: Path, tmp_path: Path) -> None:
+    train.run(config(small_zoo, f"experiment={name}", "trainer=debug", "trainer.progress=none"), tmp_path)
+    assert (tmp_path / "result.json").exists()
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_keep_a_generation_and_fall_back(tmp_path: Path) -> None:
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    for step in (1, 2):
+        io.save_checkpoint({"global_step": step, "w": torch.ones(3)}, path)
+    assert read_checkpoint(path)["global_step"] == 2
+    assert read_checkpoint(previous_generation(path))["global_step"] == 1
+    for damage in (b"", path.read_bytes()[:100]):
+        path.write_bytes(damage)
+        with pytest.warns(UserWarning, match="previous"):
+            assert io.load_checkpoint(path)["global_step"] == 1
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"global_step": 1}, path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt.*No space left"):
+        io.save_checkpoint({"global_step": 2}, path)
+    assert read_checkpoint(path)["global_step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_pickles_with_code_are_refused_and_not_run(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    torch.save({"state_dict": Payload()}, tmp_path / "evil.ckpt")
+    with pytest.raises(CheckpointError, match=r"evil\.ckpt.*safe loader"):
+        read_checkpoint(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "owned").exists()
+
+
+# -- run folders ------------------------------------------------------------------------------------------------------
+
+
+def test_run_folders_of_one_second_do_not_meet(tmp_path: Path) -> None:
+    made = [create(tmp_path / "runs", "x") for _ in range(5)]
+    assert len(set(made)) == 5 and all(f.is_dir() for f in made)
+
+
+def test_an_unusable_run_root_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="file"):
+        create(tmp_path / "file", "x")
+
+
+def test_a_folder_has_one_owner(tmp_path: Path) -> None:
+    with owned(tmp_path), pytest.raises(RunFolderError, match=str(os.getpid())), owned(tmp_path):
+        pass
+    with owned(tmp_path):
+        pass
+
+
+def test_a_failed_start_leaves_no_empty_folder(tmp_path: Path) -> None:
+    folder = create(tmp_path, "x")
+    with pytest.raises(ValueError), owned(folder):
+        raise ValueError
+    assert not folder.exists()
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments], cwd=cwd, capture_output=True, text=True, timeout=250,
+        check=False,
+    )  # fmt: skip
+
+
+def test_help_lists_groups_and_examples(tmp_path: Path) -> None:
+    done = command("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for words in ("encoder:", "ng_gnn", "statnn", "python train.py --multirun", "trainer:", "max_epochs"):
+        assert words in done.stdout
+
+
+def test_multirun_makes_one_folder_per_job_and_errors_are_plain(small_zoo: Path, tmp_path: Path) -> None:
+    fixed = [f"data.path={small_zoo}", "data.build=''", "compare=[]", "trainer=debug", "logger=csv"]
+    done = command("--multirun", "encoder=statnn,mlp", *fixed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = sorted((tmp_path / "runs").glob("sweep_*/*/result.json"))
+    assert [json.loads(f.read_text())["encoder"] for f in found] == ["statnn", "mlp"]
+
+    done = command("encoder=statnn", *fixed, "trainer.max_epochs=0", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: trainer.max_epochs=0: should be greater than 0"
+
+
+def test_resume_from_the_command_line(small_zoo: Path, tmp_path: Path) -> None:
+    fixed = [f"data.path={small_zoo}", "data.build=''", "compare=[]", "encoder=statnn", "logger=csv"]
+    done = command(*fixed, "trainer.max_epochs=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    done = command(f"resume={folder}", *fixed, "trainer.max_epochs=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Result.read(folder).epochs == 3
+    done = command(f"resume={folder}", *fixed, "optimizer.lr=0.3", cwd=tmp_path)
+    assert done.returncode == 1 and "optimizer.lr" in done.stderr and "0.3" in done.stderr
