@@ -1,0 +1,99 @@
+"""The inspection script: every kind of target, the size of the group, plain errors."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import safetensors.torch
+import torch
+from specs import attention_spec, gru_spec
+from torch import nn
+
+from wsl.spec import WeightSpec, mlp_spec
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "inspect_network.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    found = importlib.util.spec_from_file_location("inspect_network", SCRIPT)
+    module = importlib.util.module_from_spec(found)
+    sys.modules["inspect_network"] = module
+    found.loader.exec_module(module)
+    return module
+
+
+def test_the_size_of_the_group_is_counted(script: ModuleType) -> None:
+    count = script.log10_permutations(mlp_spec([2, 5, 4, 1]))
+    assert count == pytest.approx(math.log10(math.factorial(5) * math.factorial(4)))
+    assert script.log10_permutations(attention_spec(6, 2, 3)) == pytest.approx(math.log10(2 * 6 * 6))
+    columns = script.symmetry_group(mlp_spec([2, 32, 32, 10, 1], "sine", {"omega": 30.0})).columns
+    cells = [list(column.cells) for column in columns]
+    assert cells[0] == ["permutation", "scaling", "sign", "phase"]
+    assert cells[2] == ["(32!)^2·10! = 10^77.4", "none", "2^74", "ℤ^74 half turns"]
+    relu = [list(column.cells) for column in script.symmetry_group(mlp_spec([2, 3, 4, 1])).columns]
+    assert relu[2][1] == "7 dimensions (d > 0)"
+
+
+def output(script: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert script.main(list(map(str, arguments))) == 0
+    return capsys.readouterr().out
+
+
+def test_a_module_is_traced(script: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(
+        "import torch\nfrom torch import nn\n"
+        "def with_inputs():\n    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(5, 3)\n"
+        "def bare():\n    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())\n"
+        "def wrong():\n    return 3\n"
+    )
+    shown = output(script, capsys, f"{file}:with_inputs", "--json", tmp_path / "spec.json")
+    for text in ("26 parameters", "verified numerically", "4! = 10^1.4", "2^4", "an output of the model"):
+        assert text in shown
+    spec = WeightSpec.from_json((tmp_path / "spec.json").read_text())
+    assert spec.verified and spec.numel == 26
+    shown = output(script, capsys, f"{file}:bare", "--input", "2,1,8,8")
+    assert "of them 8 in buffers" in shown and "kernel cells" in shown and "num_batches_tracked" in shown
+    for arguments, message in (
+        ((f"{file}:bare",), "give their shapes: --input"),
+        ((f"{file}:wrong",), "returned a int"),
+        ((f"{file}:missing",), "has no function 'missing'"),
+        (("no_such_module_here:make",), "cannot import 'no_such_module_here'"),
+        ((f"{file}:bare", "--input", "2,x"), "--input '2,x' is no shape"),
+        (("nowhere.pt",), "nowhere.pt: no such file"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            script.main(list(arguments))
+
+
+def test_checkpoints_say_what_was_assumed(
+    script: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    torch.save(network.state_dict(), tmp_path / "net.pt")
+    shown = output(script, capsys, tmp_path / "net.pt")
+    assert "not verified against the network" in shown and "permutations only" in shown
+    (tmp_path / "hints.yaml").write_text("activation: relu\n")
+    shown = output(script, capsys, tmp_path / "net.pt", "--hints", tmp_path / "hints.yaml")
+    assert "4 dimensions (d > 0)" in shown and "0 (+1)" in shown.replace("\n", "")
+    other = nn.Sequential(nn.Linear(3, 9), nn.ReLU(), nn.Linear(9, 2))
+    safetensors.torch.save_file(other.state_dict(), tmp_path / "other.safetensors")
+    shown = output(script, capsys, tmp_path)
+    assert shown.count("1 of 2 checkpoints") == 2 and "4! = 10^1.4" in shown and "9! = 10^5.6" in shown
+    with pytest.raises(SystemExit, match="--json writes one spec"):
+        script.main([str(tmp_path), "--json", str(tmp_path / "x.json")])
+
+
+def test_specs_are_shown_as_they_are(script: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "gru.json").write_text(gru_spec().to_json())
+    shown = output(script, capsys, tmp_path / "gru.json")
+    assert "gru.weight_hh_l0.new" in shown and "5! = 10^2.1" in shown and "2^5" in shown
+    (tmp_path / "gru.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"gru.json: spec format version None"):
+        script.main([str(tmp_path / "gru.json")])
