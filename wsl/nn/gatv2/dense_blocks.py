@@ -8,8 +8,9 @@ and its derivative need a pass over ``[b, O, I, H, C]``, taken for a few network
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from wsl.graphs.blocks import Block, BlockGraph
 from wsl.nn.gatv2.edge_list import floats_per_chunk
 from wsl.nn.gatv2.graph import EdgeGraph
+from wsl.nn.gatv2.kernels import fused, logits, score_gradients
 from wsl.nn.gatv2.problem import Gradients, Problem, Wanted
 
 
@@ -31,6 +33,7 @@ class DenseBlocksForm:
     graph: BlockGraph
     batch: int
     chunk: int | None = None
+    compiled: bool = False
 
     @property
     def num_edges(self) -> int:
@@ -52,14 +55,15 @@ class DenseBlocksForm:
     def forward(self, problem: Problem) -> tuple[Tensor, Tensor]:
         out = torch.zeros_like(problem.xr)
         alpha = problem.xl.new_empty(self.num_edges, problem.heads)
+        score_of = fused(logits, self.compiled)
         for graphs in self._graph_chunks(problem):
             part = self._part(problem, graphs)
-            logits, sums = self._nodes(alpha, graphs), self._nodes(out, graphs)
+            scores, sums = self._nodes(alpha, graphs), self._nodes(out, graphs)
             for block, rows in self._pieces(part):
-                z = problem.score.value(_scores(part, block, rows))
-                block.of(logits)[:, rows] = z.mul_(problem.att).sum(-1)
+                u = _scores(part, block, rows)
+                block.of(scores)[:, rows] = score_of(problem.score, problem.att, u.flatten(0, 2)).view(u.shape[:-1])
             for nodes, blocks in zip(self.graph.node_sets, self.graph.incoming, strict=True):
-                weights = _softmax_([_target_first(block, logits) for block in blocks])
+                weights = _softmax_([_target_first(block, scores) for block in blocks])
                 for block, weight in zip(blocks, weights, strict=True):
                     kept = weight if part.keep is None else weight * _target_first(block, part.keep)
                     nodes.of(sums).add_(torch.einsum("btsh,bshc->bthc", kept, block.source.of(part.xl)))
@@ -73,6 +77,7 @@ class DenseBlocksForm:
             grads.edge_attr = torch.empty_like(problem.edge_attr)
         if wanted.weight_edge and problem.weight_edge is not None:
             grads.weight_edge = torch.zeros_like(problem.weight_edge)
+        gradients_of = fused(score_gradients, self.compiled)
         for graphs in self._graph_chunks(problem):
             part = self._part(problem, graphs)
             upstream_alpha = None if grad_alpha is None else self._nodes(grad_alpha, graphs)
@@ -88,7 +93,7 @@ class DenseBlocksForm:
                 into,
             )
             for block, rows in self._pieces(part):
-                _score_backward(part, block, rows, block.of(grad_logit)[:, rows], into)
+                _score_backward(part, block, rows, block.of(grad_logit)[:, rows], into, gradients_of)
         return grads
 
     def _softmax_backward(
@@ -174,19 +179,20 @@ def _ends(block: Block, at_sources: Tensor, at_targets: Tensor, rows: slice) -> 
     return block.source.of(at_sources).unsqueeze(1), block.target.of(at_targets)[:, rows].unsqueeze(2)
 
 
-def _score_backward(part: Problem, block: Block, rows: slice, grad_logit: Tensor, into: Gradients) -> None:
+def _score_backward(
+    part: Problem, block: Block, rows: slice, grad_logit: Tensor, into: Gradients, gradients_of: Callable[..., Any]
+) -> None:
     u = _scores(part, block, rows)
-    z = part.score.value(u)
-    gl = grad_logit.unsqueeze(-1)
-    into.att += (z * gl).sum((0, 1, 2))
-    grad_u = part.score.backward(torch.mul(gl, part.att, out=z), u)
+    flat, grad_att = gradients_of(part.score, part.att, grad_logit.flatten(0, 2), u.flatten(0, 2))
+    into.att += grad_att.sum(0)
+    grad_u = flat.view(u.shape)
     source_axis = 1 if block.reverse else 2
     source, target = _ends(block, into.xl, into.xr, rows)
     target += grad_u.sum(source_axis, keepdim=True)
     source += grad_u.sum(3 - source_axis, keepdim=True)
     if part.edge_attr is None or part.weight_edge is None:
         return
-    flat = grad_u.view(-1, part.att.numel())
+    flat = flat.flatten(1)
     if into.weight_edge is not None:
         into.weight_edge.addmm_(flat.t(), block.of(part.edge_attr)[:, rows].flatten(0, 2))
     if into.edge_attr is not None:

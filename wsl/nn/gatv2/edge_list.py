@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wsl.nn.gatv2.graph import EdgeGraph
+from wsl.nn.gatv2.kernels import edge_gradients, fused, logits
 from wsl.nn.gatv2.problem import Gradients, Problem, Wanted
 
 CHUNK_FLOATS = 4096 * 64
@@ -33,6 +34,7 @@ class EdgeListForm:
 
     graph: EdgeGraph
     chunk: int | None = None
+    compiled: bool = False
 
     @property
     def num_edges(self) -> int:
@@ -51,9 +53,10 @@ class EdgeListForm:
         largest = torch.full_like(total, -torch.inf)
         alpha = xl.new_empty(len(graph), problem.heads)  # holds the logits until the maxima are final
         keep = None if problem.keep is None else graph.to_sorted(problem.keep)
+        score_of = fused(logits, self.compiled)
         for edges, source, target in self.chunks(problem):
             key = xl.index_select(0, source)
-            logit = _logits(problem, problem.score.value(self.scores(problem, key, edges, source, target)))
+            logit = score_of(problem.score, problem.att, self.scores(problem, key, edges, source, target))
             alpha[edges] = logit
             first = target[0]
             before = largest[first].clone()
@@ -75,8 +78,8 @@ class EdgeListForm:
     def backward(
         self, problem: Problem, alpha: Tensor, out: Tensor, grad: Tensor, grad_alpha: Tensor | None, wanted: Wanted
     ) -> Gradients:
-        graph, xl, xr = self.graph, problem.xl, problem.xr
-        grads = Gradients(torch.zeros_like(xl), torch.zeros_like(xr), torch.zeros_like(problem.att))
+        graph, xl = self.graph, problem.xl
+        grads = Gradients(torch.zeros_like(xl), torch.zeros_like(problem.xr), torch.zeros_like(problem.att))
         if wanted.edge_attr and problem.edge_attr is not None:
             grads.edge_attr = torch.empty_like(problem.edge_attr)
         if wanted.weight_edge and problem.weight_edge is not None:
@@ -85,23 +88,23 @@ class EdgeListForm:
         mean = (grad * out).sum(-1)  # D
         if grad_alpha is not None:
             mean.index_add_(0, graph.target, alpha * grad_alpha)
+        gradients_of = fused(edge_gradients, self.compiled)
         for edges, source, target in self.chunks(problem):
             key = xl.index_select(0, source)
-            upstream = grad.index_select(0, target)
-            weight = alpha[edges]
-            grad_logit = (key * upstream).sum(-1)
-            if keep is not None:
-                grad_logit *= keep[edges]
-            if grad_alpha is not None:
-                grad_logit += grad_alpha[edges]
-            grad_logit.sub_(mean.index_select(0, target)).mul_(weight)
-            message = weight if keep is None else weight * keep[edges]
-            u = self.scores(problem, key, edges, source, target)
-            z = problem.score.value(u)
-            grads.att += torch.einsum("eh,ehc->hc", grad_logit, z)
-            grad_u = problem.score.backward(torch.mul(grad_logit.unsqueeze(-1), problem.att, out=z), u)
+            grad_u, grad_source, grad_att = gradients_of(
+                problem.score,
+                problem.att,
+                alpha[edges],
+                None if keep is None else keep[edges],
+                None if grad_alpha is None else grad_alpha[edges],
+                mean.index_select(0, target),
+                grad.index_select(0, target),
+                key,
+                self.scores(problem, key, edges, source, target),
+            )
+            grads.att += grad_att.sum(0)
             grads.xr.index_add_(0, target, grad_u)
-            grads.xl.index_add_(0, source, upstream.mul_(message.unsqueeze(-1)).add_(grad_u))
+            grads.xl.index_add_(0, source, grad_source)
             self._edge_gradients(problem, grads, grad_u, edges)
         return grads
 
@@ -135,8 +138,3 @@ class EdgeListForm:
                 grads.edge_attr[edges] = rows
             else:
                 grads.edge_attr.index_copy_(0, self.graph.order[edges], rows)
-
-
-def _logits(problem: Problem, z: Tensor) -> Tensor:
-    """``[K, H]``; uses up z."""
-    return z.mul_(problem.att).sum(-1)
