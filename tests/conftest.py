@@ -15,7 +15,7 @@ import torch
 from wsl.spec import mlp_spec
 from wsl.zoo import ZooWriter
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # two test processes share two cores
 
 
 @pytest.fixture(autouse=True)
