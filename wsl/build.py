@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytorch_lightning as pl
 import safetensors.torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,6 +30,7 @@ from wsl.encoders.ng_gnn import NGGNN
 from wsl.encoders.probe import ProbeMLP
 from wsl.encoders.statnn import StatNN
 from wsl.export import read_encoder_card
+from wsl.metrics_file import MetricsFile
 from wsl.ranges import NonNegativeInt
 from wsl.tasks.base import Task
 from wsl.tasks.classification import Classification
@@ -49,32 +51,41 @@ def _group(table: Mapping[str, Any], *given: str) -> Any:
     return one_of([schema_of(name, constructor, given) for name, constructor in table.items()])
 
 
-DataConfig = _group(DATA, "seed")
-EncoderConfig = _group(ENCODERS, "spec", "out_features")
-TaskConfig = _group(TASKS, "encoder", "optimizer", "scheduler", "seed")
-OptimizerConfig = _group(OPTIMIZERS)
-SchedulerConfig = _group(SCHEDULERS)
-TrainerConfig = schema_of("", trainers.lightning_trainer, ("folder", "callbacks", "loggers"))
-LoggerConfig = schema_of("", trainers.loggers, ("folder", "name"))
+if TYPE_CHECKING:  # the schemas are made at run time, so a type checker cannot know their fields
+    DataConfig: TypeAlias = Any
+    EncoderConfig: TypeAlias = Any
+    TaskConfig: TypeAlias = Any
+    OptimizerConfig: TypeAlias = Any
+    SchedulerConfig: TypeAlias = Any
+    TrainerConfig: TypeAlias = Any
+    LoggerConfig: TypeAlias = Any
+else:
+    DataConfig = _group(DATA, "seed")
+    EncoderConfig = _group(ENCODERS, "spec", "out_features")
+    TaskConfig = _group(TASKS, "encoder", "optimizer", "scheduler", "seed")
+    OptimizerConfig = _group(OPTIMIZERS)
+    SchedulerConfig = _group(SCHEDULERS)
+    TrainerConfig = schema_of("", trainers.lightning_trainer, ("folder", "callbacks", "loggers"))
+    LoggerConfig = schema_of("", trainers.loggers, ("folder", "name"))
 
 
 class RunConfig(Strict):
     """A whole run, resolved and checked: what ``config.yaml`` of a run folder holds."""
 
-    data: DataConfig  # type: ignore[valid-type]
-    encoder: EncoderConfig  # type: ignore[valid-type]
-    task: TaskConfig  # type: ignore[valid-type]
-    optimizer: OptimizerConfig  # type: ignore[valid-type]
-    scheduler: SchedulerConfig  # type: ignore[valid-type]
-    trainer: TrainerConfig  # type: ignore[valid-type]
-    logger: LoggerConfig  # type: ignore[valid-type]
+    data: DataConfig
+    encoder: EncoderConfig
+    task: TaskConfig
+    optimizer: OptimizerConfig
+    scheduler: SchedulerConfig
+    trainer: TrainerConfig
+    logger: LoggerConfig
     seed: NonNegativeInt
     compile: bool
     run_root: str
     resume: str | None
     label: str
     zoo: INRRecipe | None
-    compare: dict[str, EncoderConfig]  # type: ignore[valid-type]
+    compare: dict[str, EncoderConfig]
 
     @property
     def run_name(self) -> str:
@@ -143,7 +154,7 @@ def trainer(config: RunConfig, task: Task, data: ZooData, folder: Path) -> pl.Tr
     loggers = trainers.loggers(folder=folder, name=config.run_name, **arguments(config.logger))
     source = {"path": str(data.path), "digest": data.digest, "recipe": data.recipe}
     if (resumed := checkpoint(config, folder)) is not None:
-        loggers[0].forget_after(AtomicCheckpointIO().load_checkpoint(resumed)["global_step"])
+        MetricsFile(folder).forget_after(AtomicCheckpointIO().load_checkpoint(resumed)["global_step"])
     callbacks = trainers.callbacks(folder, task.monitor, task.mode, source, config.seed)
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         run_folder.write_config(folder, config.plain())
@@ -158,7 +169,7 @@ def folder(config: RunConfig) -> Path:
         return Path(config.resume)
     if known := os.environ.get(run_folder.FOLDER_VARIABLE):
         return Path(known)
-    if HydraConfig.initialized() and HydraConfig.get().mode is not None and HydraConfig.get().mode.name == "MULTIRUN":
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         made = Path(HydraConfig.get().runtime.output_dir)
         made.mkdir(parents=True, exist_ok=True)
         return made
@@ -206,7 +217,9 @@ def _resumed(cfg: DictConfig) -> RunConfig:
     stored = run_folder.read_config(source)
     given = [item for item in _overrides() if not item.lstrip("+").startswith("resume=")]
     if given:
-        fresh = config(OmegaConf.merge(cfg, {"resume": None})).plain()
+        fresh_cfg = cfg.copy()
+        fresh_cfg.resume = None
+        fresh = config(fresh_cfg).plain()
         run_folder.check_same_config(source, fresh, FREE_ON_RESUME)
         trainer = stored["trainer"] | {k: fresh["trainer"][k] for k in ("max_epochs", "max_steps", "progress")}
         stored = stored | {"trainer": trainer}

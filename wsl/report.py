@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import WandbLogger
 
 from wsl import plots, results
 from wsl.build import RunConfig
@@ -43,7 +44,7 @@ def conclude(config: RunConfig, folder: Path, data: ZooData, task: Task, trainer
         save_encoder(task.encoder, config.encoder.model_dump(mode="json"), folder)
         figures = _figures(folder, data, task, result)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
+            if isinstance(logger, WandbLogger):
                 for path in figures:
                     logger.log_image(key=f"figures/{path.stem}", images=[str(path)])
                 logger.experiment.finish()
