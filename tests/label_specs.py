@@ -111,3 +111,25 @@ def transformer(
         tensors |= {f"blocks.{i}.{name}": axes for name, axes in block.items() if name not in skip}
     tensors |= {"norm.weight": "d", "norm.bias": "d", "head.weight": "v d", "head.bias": "v"}
     return labelled(tensors, size_of, kinds)
+
+
+def resnet20() -> WeightSpec:
+    """ResNet-20 for 32 × 32 colour images: 16, 32, 64 channels, 1 × 1 convolutions as shortcuts between stages."""
+    tensors: dict[str, str] = {}
+    sizes = {"rgb": 3, "y": 3, "x": 3, "classes": 10, "r0": 16, "r1": 32, "r2": 64}
+
+    def convolution(name: str, out: str, into: str, cells: str = "y x") -> None:
+        tensors[f"{name}.weight"] = f"{out} {into} {cells}"
+        tensors.update({f"{name}.norm.weight": out, f"{name}.norm.bias": out})
+
+    convolution("stem", "r0", "rgb")
+    for stage in range(3):
+        for block in range(3):
+            name, inner, into = f"stages.{stage}.{block}", f"h{stage}{block}", f"r{stage - (block == 0 < stage)}"
+            sizes[inner] = sizes[f"r{stage}"]
+            convolution(f"{name}.a", inner, into)
+            convolution(f"{name}.b", f"r{stage}", inner)
+            if into != f"r{stage}":
+                convolution(f"{name}.shortcut", f"r{stage}", into, cells="")
+    tensors |= {"head.weight": "classes r2", "head.bias": "classes"}
+    return labelled(tensors, sizes, {"rgb": "input", "classes": "output", "y": "fixed", "x": "fixed"})

@@ -169,10 +169,9 @@ def test_rank_on_short_axes(n: int, rank: int) -> None:
 
 def test_complete_bias_has_one_unit_per_output_partition() -> None:
     spec = elman(3, 5, 2)
-    units = {
-        bias: len(build(spec, BasisOptions(bias=bias)).coefficients.bias) for bias in ("complete", "reduced", "none")
-    }
-    assert units == {"complete": 6, "reduced": 5, "none": 0}
+    units = {bias: len(build(spec, BasisOptions(bias=bias)).coefficients.bias) for bias in ("complete", "reduced")}
+    assert units == {"complete": 6, "reduced": 5}
+    assert build(spec, BasisOptions(bias="none")).coefficients.bias is None
     layer = build(spec, BasisOptions())
     y = layer.layout.unpack(layer(layer.layout.pack(torch.zeros(1, spec.numel, 2, dtype=torch.float64))), 3)
     recurrent = WeightBatch(spec, y.detach())["recurrent.weight"][0]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wsl.nn.unf.basis import BasisOptions, check_budget, exchanges
 from wsl.nn.unf.coefficients import Coefficients
 from wsl.nn.unf.layout import Layout
-from wsl.nn.unf.pool_bank import PoolBank
+from wsl.nn.unf.pool_bank import Arrival, PoolBank, Received
 
 
 class UNFLinear(nn.Module):
@@ -55,16 +55,18 @@ class UNFLinear(nn.Module):
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         bank = self.pools.read(features)
-        received: list[dict[tuple, Tensor]] = [{} for _ in features]
+        received: list[Received] = [{} for _ in features]
         for number, exchange in enumerate(self.plan):
             parts = [bank[source.bundle](source.reduction) for source in exchange.sources]
             joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
             mixed = self.coefficients.apply_to(number, joined)
             if not exchange.key:
                 mixed = mixed + self.coefficients.biases()
+            alone = len(exchange.sinks) == 1
             slots = [self.layout.bundles[sink.bundle].slots * self.c_out for sink in exchange.sinks]
-            for sink, part in zip(exchange.sinks, mixed.split(slots, dim=-1), strict=True):
-                received[sink.bundle][sink.port.blocks, sink.port.connected] = part
+            split = (mixed,) if alone else mixed.split(slots, dim=-1)
+            for sink, part in zip(exchange.sinks, split, strict=True):
+                received[sink.bundle][sink.port.blocks, sink.port.connected] = Arrival(part, owned=alone)
         return self.pools.write(received)
 
     def extra_repr(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +12,16 @@ from torch import Tensor
 from wsl.nn.unf.layout import Bundle, Layout
 from wsl.nn.unf.partitions import Blocks, Reduction, valid_partitions
 
-#: values that arrive at (blocks, connected blocks) of one bundle, ``[B, *sizes of connected blocks, slots·C]``
-Received = dict[tuple[Blocks, tuple[int, ...]], Tensor]
+
+class Arrival(NamedTuple):
+    """A value that arrives at a port, ``[B, *sizes of connected blocks, slots·C]``; if ``owned``, add to it in place."""
+
+    value: Tensor
+    owned: bool
+
+
+#: what arrives at (blocks, connected blocks) of one bundle
+Received = dict[tuple[Blocks, tuple[int, ...]], Arrival]
 
 
 class PoolBank:
@@ -25,7 +34,7 @@ class PoolBank:
 
     def __init__(self, layout: Layout, aggregation: str = "mean") -> None:
         self.layout = layout
-        self.aggregate = torch.mean if aggregation == "mean" else torch.sum
+        self.mean = aggregation == "mean"
         self._diagonals: dict[tuple, Tensor] = {}
 
     def read(self, features: list[Tensor]) -> list[Callable[[Reduction], Tensor]]:
@@ -42,7 +51,10 @@ class PoolBank:
                 else:
                     block = next(b for b in range(len(blocks)) if b not in kept)
                     more = tuple(sorted((*kept, block)))
-                    found[blocks, kept] = self.aggregate(value(blocks, more), dim=1 + more.index(block))
+                    total = value(blocks, more).sum(dim=1 + more.index(block))
+                    # scaling after the sum: its gradient is a broadcast that takes no memory, that of a mean is not
+                    size = bundle.sizes[blocks[block][0]]
+                    found[blocks, kept] = total * (1 / size) if self.mean else total
             return found[blocks, kept]
 
         def reduction(wanted: Reduction) -> Tensor:
@@ -90,20 +102,22 @@ class PoolBank:
 
 def _spread(blocks: Blocks, sizes: tuple[int, ...], received: Received) -> Tensor:
     """Sum of what arrives at the ports of one partition; small values are added to larger ones first."""
-    waiting = {connected: value for (b, connected), value in received.items() if b == blocks}
+    waiting = {connected: arrival for (b, connected), arrival in received.items() if b == blocks}
     everything = tuple(range(len(blocks)))
     for connected in sorted(waiting, key=len):
         if connected == everything:
             break
-        value = waiting.pop(connected)
+        value = waiting.pop(connected).value
         larger = [c for c in waiting if set(connected) < set(c)]
         goal = min(larger, key=len) if larger else everything
         for block in goal:
             if block not in connected:
                 value = value.unsqueeze(1 + goal.index(block))
-        if goal in waiting:
-            waiting[goal] = waiting[goal] + value
-        else:
+        if goal not in waiting:
             shape = (value.shape[0], *(sizes[b] for b in everything), value.shape[-1])
-            waiting[goal] = value.expand(shape)
-    return waiting[everything]
+            waiting[goal] = Arrival(value.expand(shape), owned=False)
+        elif waiting[goal].owned:
+            waiting[goal].value.add_(value)
+        else:
+            waiting[goal] = Arrival(waiting[goal].value + value, owned=True)
+    return waiting[everything].value
