@@ -7,7 +7,7 @@ the entry's signature declares. There is no import path in any config.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -40,8 +40,13 @@ from wsl.zoo.build.inr import INRRecipe, build_inr_zoo
 ENCODERS: dict[str, type[Encoder]] = {"ng_gnn": NGGNN, "mlp": FlatMLP, "statnn": StatNN, "probe_mlp": ProbeMLP}
 DATA = {"zoo": ZooData}
 TASKS: dict[str, type[Task]] = {"classification": Classification}
-OPTIMIZERS = {"adam": adam, "adamw": adamw, "sgd": sgd}
-SCHEDULERS = {"constant": constant, "warm_up": warm_up, "cosine": cosine, "plateau": plateau}
+OPTIMIZERS: dict[str, Callable[..., Any]] = {"adam": adam, "adamw": adamw, "sgd": sgd}
+SCHEDULERS: dict[str, Callable[..., Any]] = {
+    "constant": constant,
+    "warm_up": warm_up,
+    "cosine": cosine,
+    "plateau": plateau,
+}
 
 #: keys in which a resumed run may differ from what it was started with
 FREE_ON_RESUME = ("resume", "run_root", "trainer.max_epochs", "trainer.max_steps", "trainer.progress")

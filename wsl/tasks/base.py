@@ -30,7 +30,7 @@ class Task(pl.LightningModule):
         super().__init__()
         self.encoder = encoder
         self._make_optimizer, self._make_scheduler, self._seed = optimizer, scheduler, seed
-        self._rows = torch.nn.ModuleDict({"val_rows": GatheredRows(), "test_rows": GatheredRows()})
+        self._val_rows, self._test_rows = GatheredRows(), GatheredRows()
         self.tested: Rows | None = None
 
     def loss(self, output: Tensor, batch: WeightBatch) -> Tensor:
@@ -61,10 +61,13 @@ class Task(pl.LightningModule):
     def _evaluate(self, split: str, batch: WeightBatch) -> None:
         output = self.encoder(batch)
         self.log(f"{split}/loss", self.loss(output, batch), batch_size=len(batch), sync_dist=True)
-        self._rows[f"{split}_rows"].update(batch.row_ids, output, batch.target)
+        self._gathered(split).update(batch.row_ids, output, batch.target)
+
+    def _gathered(self, split: str) -> GatheredRows:
+        return self._val_rows if split == "val" else self._test_rows
 
     def _conclude(self, split: str) -> Rows:
-        gathered = self._rows[f"{split}_rows"]
+        gathered = self._gathered(split)
         rows: Rows = gathered.compute()
         gathered.reset()
         metrics = {f"{split}/{name}": value for name, value in self.metrics(rows).items()}

@@ -36,6 +36,7 @@ class Classification(Task):
         self.label_smoothing = label_smoothing
 
     def loss(self, output: Tensor, batch: WeightBatch) -> Tensor:
+        assert batch.target is not None, "a zoo's batches carry their targets"
         smoothing = self.label_smoothing if self.training else 0.0
         return F.cross_entropy(output, batch.target, label_smoothing=smoothing)
 
