@@ -61,6 +61,7 @@ class Task(pl.LightningModule):
     def _evaluate(self, split: str, batch: WeightBatch) -> None:
         output = self.encoder(batch)
         self.log(f"{split}/loss", self.loss(output, batch), batch_size=len(batch), sync_dist=True)
+        assert batch.row_ids is not None and batch.target is not None, "a zoo's batches carry ids and targets"
         self._gathered(split).update(batch.row_ids, output, batch.target)
 
     def _gathered(self, split: str) -> GatheredRows:
