@@ -7,7 +7,7 @@ import torch
 from specs import attention_spec, gru_spec
 from torch import Tensor, nn
 
-from wsl.batch import MixedWeightBatch, WeightBatch, ragged
+from wsl.batch import MixedWeightBatch, WeightBatch, _Tables, ragged
 from wsl.spec import WeightSpec, mlp_spec
 
 
@@ -160,6 +160,24 @@ def test_tables_are_strung_together_and_remembered() -> None:
         assert torch.equal(found, torch.cat(expected))
         assert offsets.diff().tolist() == [len(e) for e in expected]
     assert len(calls) == 4  # once for each distinct spec
+
+
+def test_remembered_tables_stay_within_a_budget() -> None:
+    tables, calls = _Tables(budget=2000), []
+
+    def table_of(spec: WeightSpec) -> Tensor:
+        calls.append(spec)
+        return torch.zeros(100)  # 400 bytes
+
+    specs = [mlp_spec([2, width, 1]) for width in range(1, 8)]
+    for spec in [*specs[:5], specs[0]]:
+        tables.get(table_of, spec)
+    assert len(calls) == 5 and tables.held == 2000
+    tables.get(table_of, specs[5])  # the second goes, the first was used last
+    tables.get(table_of, specs[0])
+    assert len(calls) == 6 and tables.held == 2000
+    tables.get(table_of, specs[1])
+    assert len(calls) == 7
 
 
 def test_padded_rows() -> None:

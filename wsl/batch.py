@@ -6,6 +6,7 @@ Axis letters: B networks, P parameters, C feature channels (C = 1 for the weight
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -232,10 +233,12 @@ class MixedWeightBatch:
         """
         device = self.values.device
         used, ids = self.spec_ids.unique(return_inverse=True)
-        found = [_table(table_of, self.specs[number]) for number in used.tolist()]
+        found = [_TABLES.get(table_of, self.specs[number]) for number in used.tolist()]
         lengths = torch.tensor([len(table) for table in found], dtype=torch.int64, device=device)
         index, owner, offsets = ragged((lengths.cumsum(0) - lengths)[ids], lengths[ids])
-        return torch.cat(found).to(device).index_select(0, index), owner, offsets
+        rows = torch.cat(found).to(device)
+        in_order = torch.equal(ids, torch.arange(len(used), device=ids.device))  # each spec once: nothing to repeat
+        return rows if in_order else rows.index_select(0, index), owner, offsets
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """Rows filled up with zeros, ``[B, P_max, C]``, and where they hold values, ``[B, P_max]`` bool."""
@@ -263,9 +266,26 @@ def ragged(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.arange(len(owner), device=lengths.device) + (starts - offsets[:-1])[owner], owner, offsets
 
 
-@lru_cache(maxsize=65536)
-def _table(table_of: Callable[[WeightSpec], Tensor], spec: WeightSpec) -> Tensor:
-    return table_of(spec)
+class _Tables:
+    """Tables of specs, computed once; the ones not used for longest go when they take more than a budget of bytes."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.held = budget, 0
+        self.found: OrderedDict[tuple[Callable[[WeightSpec], Tensor], WeightSpec], Tensor] = OrderedDict()
+
+    def get(self, table_of: Callable[[WeightSpec], Tensor], spec: WeightSpec) -> Tensor:
+        key = (table_of, spec)
+        if key in self.found:
+            self.found.move_to_end(key)
+            return self.found[key]
+        table = self.found[key] = table_of(spec)
+        self.held += table.nbytes
+        while self.held > self.budget and len(self.found) > 1:
+            self.held -= self.found.popitem(last=False)[1].nbytes
+        return table
+
+
+_TABLES = _Tables(budget=2**30)
 
 
 _Batch = TypeVar("_Batch", WeightBatch, MixedWeightBatch)
