@@ -338,5 +338,5 @@ def test_compiled_kernels_agree(dropout: float) -> None:
     listed = blocks.sorted_edges()
     inputs = draw(3 * graph.num_nodes, blocks.num_edges)
     expected = results(lambda i: run(Plan(blocks, dropout=dropout, seed=5), i), inputs)
-    for form in (DenseBlocksForm(graph, 3, 2, True), EdgeListForm(listed, 50, True)):
+    for form in (DenseBlocksForm(graph, 3, 2, True), EdgeListForm(listed, 50, True), CsrForm(listed, True)):
         assert_close(results(lambda i: run(Plan(form, dropout=dropout, seed=5), i), inputs), expected)  # noqa: B023

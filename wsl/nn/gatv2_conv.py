@@ -46,6 +46,7 @@ class GATv2Conv(nn.Module):
             map again, biases included; self loops are then removed from the graph, and none added.
         form: how edge lists run: "edge_list" in chunks that stay in cache, "csr" deterministically on any device,
             "auto" the first unless an accelerator is asked for determinism. A :class:`BlockGraph` runs as dense blocks.
+        compiled: fuse the passes over edges with ``torch.compile`` (seconds at the first call; needs a C++ compiler).
 
     Shapes:
         x ``[N, F]`` or ``([N_s, F_s], [N_t, F_t])``; edge_index ``[2, E]``, an :class:`EdgeGraph`, or a
@@ -72,6 +73,7 @@ class GATv2Conv(nn.Module):
         score: Literal["leaky_relu", "softplus"] = "leaky_relu",
         direct: Literal["none", "theta_n", "theta_r"] = "none",
         form: Literal["auto", "edge_list", "csr"] = "auto",
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if flow not in ("source_to_target", "target_to_source"):
@@ -88,7 +90,7 @@ class GATv2Conv(nn.Module):
         self.negative_slope, self.dropout, self.edge_dim = negative_slope, dropout, edge_dim
         self.add_self_loops, self.fill_value = add_self_loops and direct == "none", fill_value
         self.share_weights, self.residual = share_weights, residual
-        self.flow, self.direct, self.form = flow, direct, form
+        self.flow, self.direct, self.form, self.compiled = flow, direct, form, compiled
         self.score = LeakyReLUScore(negative_slope) if score == "leaky_relu" else SoftplusScore()
         self.probe: Probe | None = None
 
@@ -161,8 +163,8 @@ class GATv2Conv(nn.Module):
     def _form(self, graph: EdgeGraph, x_source: Tensor) -> Form:
         deterministic = x_source.device.type != "cpu" and torch.are_deterministic_algorithms_enabled()
         if self.form == "csr" or (self.form == "auto" and deterministic):
-            return CsrForm(graph)
-        return EdgeListForm(graph)
+            return CsrForm(graph, self.compiled)
+        return EdgeListForm(graph, compiled=self.compiled)
 
     def _prepared(
         self, graph: EdgeGraph | BlockGraph, x_source: Tensor, num_targets: int, edge_attr: Tensor | None
@@ -174,7 +176,7 @@ class GATv2Conv(nn.Module):
                 f"and direct='none', not add_self_loops={self.add_self_loops} and direct={self.direct!r}"
             )
         if isinstance(graph, BlockGraph):
-            form: Form = DenseBlocksForm(graph, len(x_source) // graph.num_nodes)
+            form: Form = DenseBlocksForm(graph, len(x_source) // graph.num_nodes, compiled=self.compiled)
             expected = (len(x_source) // graph.num_nodes * graph.num_nodes,) * 2
         else:
             form, expected = self._form(graph, x_source), (graph.num_sources, graph.num_targets)

@@ -121,11 +121,12 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_alpha: Tensor | None) -> tup
     inputs, (xl, xr, out, alpha) = Inputs(*saved[:-4]), saved[-4:]
     needed = Inputs(*ctx.needs_input_grad[1:])
     problem = _problem(plan, inputs, xl, xl if ctx.shared_query else xr)
-    nodes, heads, channels = out.shape
     if grad_y is None:  # the loss reads α alone
-        grad_y = out.new_zeros(nodes, heads * channels if plan.concat else channels)
-    per_head = grad_y.reshape(out.shape) if plan.concat else (grad_y / heads).unsqueeze(1).expand(out.shape)
-    grad = per_head.contiguous()
+        grad = torch.zeros_like(out)
+    elif plan.concat:
+        grad = grad_y.reshape(out.shape).contiguous()
+    else:
+        grad = (grad_y / out.shape[1]).unsqueeze(1).expand(out.shape).contiguous()
     inner = plan.form.backward(
         problem, alpha, out, grad, grad_alpha, Wanted(bool(needed.edge_attr), bool(needed.weight_edge))
     )

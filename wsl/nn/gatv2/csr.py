@@ -3,7 +3,7 @@
 Every row of a result is owned by one reduction, so results do not depend on the order of atomic additions: the
 deterministic form on accelerators. Its temporaries are E×H×C (nothing of that size is saved).
 
-    o = A xl,   M = A^T G   with A_h = α[:, h] as a sparse matrix      R, S: segment sums of gu by target and by source
+    o = A xl  with A_h = α[:, h] as a sparse matrix;   dxr, dxl: sums of the edges' gradients by target and by source
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsl.nn.gatv2.graph import EdgeGraph
+from wsl.nn.gatv2.kernels import edge_gradients, fused, logits
 from wsl.nn.gatv2.problem import Gradients, Problem, Wanted
 
 
@@ -23,6 +24,7 @@ class CsrForm:
     """Attention over ``graph``; sorts the edges by source too, once."""
 
     graph: EdgeGraph
+    compiled: bool = False
 
     @property
     def num_edges(self) -> int:
@@ -36,7 +38,9 @@ class CsrForm:
 
     def forward(self, problem: Problem) -> tuple[Tensor, Tensor]:
         graph = self.graph
-        logit = problem.score.value(self._scores(problem)).mul_(problem.att).sum(-1)
+        u = self._scores(problem, problem.xl.index_select(0, graph.source))
+        logit = fused(logits, self.compiled)(problem.score, problem.att, u)
+        del u
         rows = graph.row_pointer
         largest = torch.segment_reduce(logit, "max", offsets=rows, initial=-torch.inf, axis=0)
         share = logit.sub_(largest.index_select(0, graph.target)).exp_()
@@ -53,21 +57,23 @@ class CsrForm:
         mean = (grad * out).sum(-1)
         if grad_alpha is not None:
             mean = mean + _segment_sums(alpha * grad_alpha, None, graph.row_pointer)
-        gain = (problem.xl.index_select(0, graph.source) * grad.index_select(0, graph.target)).sum(-1)
-        gain = gain if keep is None else gain * keep
-        gain = gain if grad_alpha is None else gain + grad_alpha
-        grad_logit = gain.sub_(mean.index_select(0, graph.target)).mul_(alpha)
-        u = self._scores(problem)
-        grad_att = torch.einsum("eh,ehc->hc", grad_logit, problem.score.value(u))
-        grad_u = problem.score.backward(grad_logit.unsqueeze(-1) * problem.att, u).contiguous()
-        del u
+        key = problem.xl.index_select(0, graph.source)
+        grad_u, grad_source, grad_att = fused(edge_gradients, self.compiled)(
+            problem.score,
+            problem.att,
+            alpha,
+            keep,
+            grad_alpha,
+            mean.index_select(0, graph.target),
+            grad.index_select(0, graph.target),
+            key,
+            self._scores(problem, key),
+        )
         by_source, columns = graph.by_source
-        weight = (alpha if keep is None else alpha * keep).index_select(0, by_source)
-        messages = _weighted_sums(grad, graph.target.index_select(0, by_source), columns, weight)
         grads = Gradients(
-            messages.add_(_segment_sums(grad_u, by_source, columns)),
+            _segment_sums(grad_source, by_source, columns),
             _segment_sums(grad_u, None, graph.row_pointer),
-            grad_att,
+            grad_att.sum(0),
         )
         if problem.edge_attr is not None and problem.weight_edge is not None:
             flat = grad_u.flatten(1)
@@ -77,10 +83,10 @@ class CsrForm:
                 grads.edge_attr = graph.to_caller(flat @ problem.weight_edge)
         return grads
 
-    def _scores(self, problem: Problem) -> Tensor:
+    def _scores(self, problem: Problem, key: Tensor) -> Tensor:
         """u ``[E, H, C]``."""
         graph = self.graph
-        u = problem.xr.index_select(0, graph.target).add_(problem.xl.index_select(0, graph.source))
+        u = problem.xr.index_select(0, graph.target).add_(key)
         if problem.edge_attr is not None and problem.weight_edge is not None:
             u.flatten(1).addmm_(graph.to_sorted(problem.edge_attr), problem.weight_edge.t())
         return u

@@ -46,17 +46,17 @@ def map_nodes(inputs: Inputs) -> tuple[Tensor, Tensor]:
     return xl, F.linear(inputs.x_target, inputs.weight_l, inputs.bias_l).view(-1, *inputs.att.shape)
 
 
-def map_gradients(inputs: Inputs, needed: Inputs, dxl: Tensor, dxr: Tensor, grad_y: Tensor) -> dict[str, Tensor]:
+def map_gradients(inputs: Inputs, needed: Inputs, dxl: Tensor, dxr: Tensor, grad_y: Tensor | None) -> dict[str, Tensor]:
     """Gradients of the maps, their biases and the node features, by name.
 
     Args:
         needed: true where a gradient is wanted, one flag per input.
-        dxl, dxr: ``[N, H, C]``, used up. grad_y: Ȳ ``[num_targets, outputs]``.
+        dxl, dxr: ``[N, H, C]``, used up. grad_y: Ȳ ``[num_targets, outputs]``, None if the loss reads α alone.
     """
     dxl, dxr = dxl.flatten(1), dxr.flatten(1)
     weight_r = inputs.weight_l if inputs.weight_r is None else inputs.weight_r
     query_name = "x_source" if inputs.x_target is None else "x_target"
-    grads: dict[str, Tensor] = {"bias": grad_y.sum(0)}
+    grads: dict[str, Tensor] = {} if grad_y is None else {"bias": grad_y.sum(0)}
     if inputs.weight_r is None and inputs.x_target is None:  # add first, multiply once
         dxl = dxl.add_(dxr)
     grads |= {"weight_l": dxl.t() @ inputs.x_source, "bias_l": dxl.sum(0)}
@@ -69,7 +69,7 @@ def map_gradients(inputs: Inputs, needed: Inputs, dxl: Tensor, dxr: Tensor, grad
         grads["bias_l"] += dxr.sum(0)
     if getattr(needed, query_name) and not (inputs.weight_r is None and inputs.x_target is None):
         grads[query_name] = grads[query_name].addmm_(dxr, weight_r) if query_name in grads else dxr @ weight_r
-    if inputs.weight_direct is not None:
+    if inputs.weight_direct is not None and grad_y is not None:
         grads["weight_direct"] = grad_y.t() @ inputs.query
         if getattr(needed, query_name):
             grads[query_name].addmm_(grad_y, inputs.weight_direct)
