@@ -314,3 +314,39 @@ class Gather(nn.Module):
         x = torch.relu(self.a(x))
         x = torch.gather(x, 1, torch.tensor([[3, 1, 2, 0, 4, 6, 5, 7]]).expand(len(x), -1))
         return self.c(torch.relu(self.b(x)))
+
+
+class Projected(nn.Module):
+    """An LSTM whose hidden state is a projection of its cell output, read at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(3, 6, proj_size=4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0])
+
+
+class Tagger(nn.Module):
+    """A bidirectional two-layer LSTM read at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(3, 5, 2, batch_first=True, bidirectional=True), nn.Linear(10, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0])
+
+
+class CrossAttention(nn.Module):
+    """Queries from one sequence, keys and values from another (nn.MultiheadAttention)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.memory = nn.Linear(4, 8), nn.Sequential(nn.Linear(6, 7), nn.Linear(7, 8))
+        self.attention, self.norm = nn.MultiheadAttention(8, 2, batch_first=True), nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        x, memory = self.enter(x), self.norm(self.memory(memory))
+        return self.head(self.norm(x + self.attention(x, memory, memory, need_weights=False)[0]))
