@@ -128,18 +128,21 @@ class NeuralGraphEmbedding(nn.Module):
         for name in ("weight_index", "bias_index", "bias_nodes"):
             self.register_buffer(name, getattr(graph, name), persistent=False)
 
-        def lift(size: int) -> nn.Sequential:
-            waves = FourierFeatures(size, fourier_features, fourier_std) if fourier_features else nn.Identity()
-            return nn.Sequential(waves, nn.Linear(2 * fourier_features or size, width))
+        def waves(size: int) -> nn.Module:
+            return FourierFeatures(size, fourier_features, fourier_std) if fourier_features else nn.Identity()
 
-        self.lift_nodes, self.lift_edges = lift(1), lift(3 if self.reverse else 1)
+        node_size, edge_size = 1, 3 if self.reverse else 1
+        self.node_waves, self.edge_waves = waves(node_size), waves(edge_size)
+        self.lift_nodes = nn.Linear(2 * fourier_features or node_size, width)
+        self.lift_edges = nn.Linear(2 * fourier_features or edge_size, width)
         self.project_nodes, self.project_edges = nn.Linear(width, width), nn.Linear(width, width)
         self.probe_features = _probe_features(spec, probes, width) if probes else None
         self.positional = PositionalEmbedding(graph.node_sets, width)
 
     def forward(self, batch: WeightBatch, values: Tensor) -> tuple[Tensor, Tensor]:
         biases = values.new_zeros(values.shape[0], self.num_nodes, 1)
-        x = self.lift_nodes(biases.index_add(1, self.bias_nodes, values.index_select(1, self.bias_index)))
+        biases = biases.index_add(1, self.bias_nodes, values.index_select(1, self.bias_index))
+        x = self.lift_nodes(self.node_waves(biases))
         if self.probe_features is not None:
             x = x + self.probe_features(batch)
         x = self.project_nodes(x) + self.positional()
@@ -151,9 +154,8 @@ class NeuralGraphEmbedding(nn.Module):
 
     def _edges(self, w: Tensor) -> Tensor:
         """The two maps in a row are one map: there are many edges, so it pays to multiply the weights first."""
-        waves, lift = self.lift_edges
-        weight = self.project_edges.weight @ lift.weight
-        return F.linear(waves(w), weight, self.project_edges(lift.bias))
+        weight = self.project_edges.weight @ self.lift_edges.weight
+        return F.linear(self.edge_waves(w), weight, self.project_edges(self.lift_edges.bias))
 
 
 def _graph_of(spec: WeightSpec, reverse_edges: bool) -> BlockGraph:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from wsl.graphs.blocks import BlockGraph
 from wsl.nn.moments import aggregate, aggregate_backward
@@ -88,7 +88,7 @@ def on_edges(source: Tensor, target: Tensor, graph: BlockGraph) -> Tensor:
 
 class _MessageFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, graph: BlockGraph, e: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, graph: BlockGraph, e: Tensor, *tensors: Tensor) -> Tensor:
         h = e.new_empty(*tensors[0].shape[:2], 4 * e.shape[2])
         for part in _chunks(e):
             h[part] = aggregate(_messages(e[part], _rows(Messages(*tensors), part), graph)[2], graph)
@@ -98,7 +98,7 @@ class _MessageFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_h: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_h: Tensor) -> tuple[Any, ...]:
         e, h, *tensors = ctx.saved_tensors
         messages = Messages(*tensors)
         grad_e = torch.empty_like(e)
@@ -112,7 +112,7 @@ class _MessageFunction(torch.autograd.Function):
 
 class _UpdateFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, graph: BlockGraph, e: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, graph: BlockGraph, e: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         messages, update = Messages(*tensors[:4]), Update(*tensors[4:])
         new = torch.empty_like(e)
         h = e.new_empty(*messages.own.shape[:2], 4 * e.shape[2])
@@ -127,7 +127,7 @@ class _UpdateFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_new: Tensor | None, grad_h: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_new: Tensor | None, grad_h: Tensor | None) -> tuple[Any, ...]:
         e, new, h, *tensors = ctx.saved_tensors
         messages, update = Messages(*tensors[:4]), Update(*tensors[4:])
         grad_h = torch.zeros_like(h) if grad_h is None else grad_h

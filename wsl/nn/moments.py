@@ -62,12 +62,12 @@ def _moments(incoming: Tensor) -> Tensor:
 
 def _moments_backward(incoming: Tensor, moments: Tensor, grad: Tensor) -> Tensor:
     mean, minimum, maximum, std = moments.unsqueeze(2).chunk(4, dim=-1)
-    of_mean, of_minimum, of_maximum, of_std = (grad.unsqueeze(2)).chunk(4, dim=-1)
+    of_mean, of_minimum, of_maximum, of_std = grad.unsqueeze(2).chunk(4, dim=-1)
     degree = incoming.shape[2]
     slope = torch.where(std > VARIANCE_FLOOR**0.5, of_std / std, 0) / degree
     out = torch.addcmul(of_mean / degree - slope * mean, slope, incoming)
-    for extreme, of_extreme in ((minimum, of_minimum), (maximum, of_maximum)):
+    for below, of_extreme in ((minimum - incoming, of_minimum), (incoming - maximum, of_maximum)):
         # 1 where the message is the extreme, else 0; many times faster than a comparison with its boolean result
-        hit = (incoming - extreme).abs_().sign_().neg_().add_(1)
+        hit = below.sign_().add_(1)
         out.addcmul_(hit, of_extreme / hit.sum(2, keepdim=True))
     return out
