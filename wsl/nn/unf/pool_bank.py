@@ -14,7 +14,7 @@ from wsl.nn.unf.partitions import Blocks, Reduction, valid_partitions
 
 
 class Arrival(NamedTuple):
-    """A value that arrives at a port, ``[B, *sizes of connected blocks, slots·C]``; if ``owned``, add to it in place."""
+    """What arrives at a port, ``[B, *sizes of its blocks, slots·C]``; if ``owned``, it may be added to in place."""
 
     value: Tensor
     owned: bool
