@@ -18,7 +18,7 @@ from wsl.trace.axes import freeze
 from wsl.trace.call import Call, unknown
 from wsl.trace.rules import attention, contract, conv, elementwise, norm, recurrent, shape
 from wsl.trace.stacks import apply_to_stack, settled
-from wsl.trace.values import Trace, Value, fixed_dim
+from wsl.trace.values import Segments, Trace, Value, fixed_dim
 
 RULES = {
     **contract.RULES,
@@ -73,7 +73,7 @@ def follow(program: ExportedProgram, stored: Mapping[str, Tensor], aliases: Mapp
     Args:
         stored: the tensors of the row. ``aliases``: other names of some of them (tied weights).
     """
-    segments: dict[tuple[str, int], tuple[int, int]] = {}
+    segments: dict[tuple[str, int], Segments] = {}
     for _ in range(MAX_PASSES):
         trace = Trace(segments=dict(segments))
         _one_pass(trace, program, stored, aliases)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import NamedTuple
 
-from wsl.trace.axes import Axis, align, freeze, frozen, narrow, product, split, unify
+from wsl.trace.axes import Axis, align, concat, freeze, frozen, narrow, product, split, unify
 from wsl.trace.network import Network
 
 BOTH = ("scaling", "sign")
@@ -98,6 +99,13 @@ def fixed_dim(size: int, reason: str, kind: str = "") -> Dim:
     return (Factor(frozen(size, reason, kind), Slot(-1)),)
 
 
+class Segments(NamedTuple):
+    """A fused axis: ``outer`` blocks, each cut at the same borders."""
+
+    outer: int
+    borders: tuple[int, ...]
+
+
 @dataclass
 class Trace:
     """Facts about one network: its stored axes, exponent equations, neuron groups, and what was frozen."""
@@ -106,7 +114,7 @@ class Trace:
     owner: dict[int, tuple[str, int]] = field(default_factory=dict)  # power → stored tensor and its axis
     equations: list[Equation] = field(default_factory=list)
     network: Network = field(default_factory=Network)
-    segments: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)  # stored axis → (outer, pieces)
+    segments: dict[tuple[str, int], Segments] = field(default_factory=dict)  # stored axes known to be fused
     _powers: int = 0
 
     def slot(self) -> Slot:
@@ -231,10 +239,9 @@ def _inner(slot: Slot, step: int) -> Slot:
     return Slot(slot.power, slot.offset, slot.stride * step)
 
 
-def _fresh(size: int, cut: tuple[int, int] | None) -> Axis:
+def _fresh(size: int, cut: Segments | None) -> Axis:
     if cut is None:
         return Axis(size, reason="length 1" if size == 1 else "")
-    outer, pieces = cut
-    inner = size // (outer * pieces)
-    segments = Axis(pieces * inner, "concat", tuple(Axis(inner) for _ in range(pieces)))
-    return segments if outer == 1 else Axis(size, "product", (Axis(outer), segments))
+    ends = [0, *cut.borders, size // cut.outer]
+    fused = concat([Axis(b - a, reason="length 1" if b - a == 1 else "") for a, b in pairwise(ends)])
+    return fused if cut.outer == 1 else product((Axis(cut.outer), fused))

@@ -74,7 +74,8 @@ def _layer(
     for state, dim in zip(first, (out, values), strict=False):
         if state is not None:
             trace.same(state.dims[-1], dim)
-    node = trace.network.add(call.path, out, "relu" if call.op == "rnn_relu" else "tanh")
+    squashed = "identity" if projected else "relu" if call.op == "rnn_relu" else "tanh"
+    node = trace.network.add(call.path, out, squashed)
     _connect(trace, call, x, node, tensors, first, reverse)
     return trace.with_node(Value((*x.dims[:-1], out)), node)
 

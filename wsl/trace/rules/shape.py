@@ -10,7 +10,7 @@ from typing import Any
 from wsl.trace.axes import Axis, concat, freeze, narrow
 from wsl.trace.call import Call, record, unknown
 from wsl.trace.rules.conv import channelwise
-from wsl.trace.values import Dim, Factor, Slot, Stack, Trace, Value, axis_of, fixed_dim, size_of
+from wsl.trace.values import Dim, Factor, Segments, Slot, Stack, Trace, Value, axis_of, fixed_dim, size_of
 
 
 def view(trace: Trace, call: Call) -> Value | Stack:
@@ -212,13 +212,18 @@ def select(trace: Trace, call: Call) -> Value | tuple[Value, ...]:
 
 
 def noted(trace: Trace, dim: Dim) -> None:
-    """Remember that a factor of a stored axis numbers its pieces, unless the axis is frozen anyway."""
+    """Remember that a factor of a stored axis numbers its pieces: the next pass cuts the axis there."""
     for factor in dim:
-        name = trace.owner.get(factor.slot.power)
-        if name is None or factor.slot.stride == 1 or factor.slot.offset:
+        name, step = trace.owner.get(factor.slot.power), factor.slot.stride
+        if name is None or step == 1:
             continue
-        total = trace.parameters[name[0]].dims[name[1]][0].size
-        trace.segments[name] = (total // (factor.size * factor.slot.stride), factor.size)
+        (whole,) = trace.parameters[name[0]].dims[name[1]]
+        fused_already = whole.axis.root.how == "concat"
+        outer = 1 if fused_already else whole.size // (factor.size * step)
+        known = trace.segments.get(name, Segments(outer, ()))
+        if known.outer == outer:
+            ends = {factor.slot.offset + k * step for k in range(factor.size + 1)} | set(known.borders)
+            trace.segments[name] = Segments(outer, tuple(sorted(ends - {0, whole.size // outer})))
 
 
 def cat(trace: Trace, call: Call) -> Value:
