@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from wsl.batch import WeightBatch
 from wsl.execute import activations_of, execute, execute_module
 from wsl.spec import Connection, SpecError, WeightSpec, mlp_spec
+from wsl.trace import trace
 
 NETWORKS, COUNT = 3, 4
 
@@ -181,18 +182,18 @@ def recurrent(kind: str, **options: object) -> tuple[nn.Module, WeightSpec, Tens
 
 
 class Tokens(nn.Module):
-    """Embedding, positions, layer norm, gates, and concatenation of two branches."""
+    """Embedding, positions (more than steps), layer norm, gates, and concatenation of two branches."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(9, 4)
-        self.positions = nn.Parameter(torch.randn(5, 4))
+        self.positions = nn.Parameter(torch.randn(7, 4))
         self.norm = nn.LayerNorm(4)
         self.gate, self.up = nn.Linear(4, 6), nn.Linear(4, 6)
         self.head = nn.Linear(10, 3)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.norm(self.embedding(tokens) + self.positions)
+        x = self.norm(self.embedding(tokens) + self.positions[: tokens.shape[1]])
         return self.head(torch.cat([x, F.silu(self.gate(x)) * self.up(x)], dim=-1))
 
 
@@ -287,6 +288,15 @@ def test_the_spec_gives_what_the_module_gives(name: str) -> None:
     torch.testing.assert_close(execute(alone, inputs), expected[1:2], rtol=1e-10, atol=1e-12)
     own = torch.stack([inputs] + [inputs.flip(0)] * (NETWORKS - 1))  # inputs of their own for each network
     torch.testing.assert_close(execute(batch, own), each_forward(module, batch, own), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["siren", "lenet", "residual", "separable", "gru", "lstm", "tokens", "attention"])
+def test_traced_specs_give_what_the_module_gives(name: str) -> None:
+    module, _, inputs = CASES[name]()
+    spec = WeightSpec.from_json(trace(module, inputs).to_json())
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
+    batch = networks_of(module, spec)
+    torch.testing.assert_close(execute(batch, inputs), each_forward(module, batch, inputs), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(

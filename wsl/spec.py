@@ -139,7 +139,8 @@ class Connection:
     ``upsample``    —                                              size, mode
     ``embedding``   weight [vocabulary, d]                         the source holds token numbers
     ``parameter``   value [d] or [K, d]                            adds a learned vector or table (class token,
-                                                                   positions); source = target
+                                                                   positions: T steps read the first T rows of a
+                                                                   table); source = target
     ``multiply``    value [d], or none                             all ``multiply`` connections of one target are
                                                                    multiplied (gates), by ``value`` if there is one
     ``rnn``         input [h, i], hidden [h, h], input_bias [h],   nonlinearity = tanh | relu, reverse (false),

@@ -96,20 +96,23 @@ def _value_of(
     """activation(sum over connections + product over ``multiply`` connections) + offset."""
     arriving: list[Tensor] = []
     factors: list[Tensor] = []
-    for connection in spec.incoming(group.name):
-        if connection.kind != "memory":
+    incoming = sorted(spec.incoming(group.name), key=lambda c: c.kind == "parameter")  # their size follows the others
+    for connection in incoming:
+        if connection.kind == "parameter":
+            arriving.append(parameter(weights[connection.tensors["value"]], arriving))
+        elif connection.kind != "memory":
             carried = _carry(connection, spec, values, weights)
             (factors if connection.kind == "multiply" else arriving).append(carried)
-    if factors:
-        arriving.append(reduce(torch.mul, _broadcast(factors)))
-    if not arriving:
-        raise SpecError(f"group {group.name!r} has no incoming connection")
-    if any(c.kind in RECURRENT for c in spec.incoming(group.name)):
-        return reduce(torch.add, _broadcast(arriving))  # the cells have applied the activation
     try:
-        return activate(reduce(torch.add, _broadcast(arriving)), group.activation, group.parameters)
-    except ValueError as error:
-        raise SpecError(f"group {group.name!r}: {error}") from error
+        if factors:
+            arriving.append(reduce(torch.mul, _broadcast(factors)))
+        if not arriving:
+            raise SpecError(f"group {group.name!r} has no incoming connection")
+        total = reduce(torch.add, _broadcast(arriving))
+        recurrent_cells = any(c.kind in RECURRENT for c in incoming)  # these have applied the activation
+        return total if recurrent_cells else activate(total, group.activation, group.parameters)
+    except (ValueError, RuntimeError) as error:
+        raise error if isinstance(error, SpecError) else SpecError(f"group {group.name!r}: {error}") from error
 
 
 def _broadcast(terms: list[Tensor]) -> list[Tensor]:
@@ -131,8 +134,6 @@ def _carry(
         )
     weights = {part: all_weights[name] for part, name in connection.tensors.items()}
     try:
-        if connection.kind == "parameter":
-            return parameter(weights["value"])
         if connection.source not in values:
             raise SpecError(f"{where}: groups are not listed in the order of execution")
         return _run(connection, spec, values, weights)

@@ -5,7 +5,7 @@ Values are ``[B, N, *positions, C]``; B is 1 where all networks see the same. We
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,9 +44,14 @@ def embedding(tokens: Tensor, weight: Tensor) -> Tensor:
     return weight.reshape(-1, width)[tokens + shift.reshape(-1, *(1 for _ in tokens.shape[1:]))]
 
 
-def parameter(value: Tensor) -> Tensor:
-    """A learned vector ``[B, d]`` or table ``[B, K, d]``, the same for every input."""
-    return value.unsqueeze(1)
+def parameter(value: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """A learned vector ``[B, d]`` or table ``[B, K, d]``, the same for every input.
+
+    Of a table of positions, a sequence of T ≤ K steps (the values that it is added to) takes the first T rows.
+    """
+    value = value.unsqueeze(1)
+    steps = [x.shape[2] for x in others if x.dim() == value.dim() == 4]
+    return value[:, :, : steps[0]] if steps else value
 
 
 def multiply(x: Tensor, value: Tensor | None) -> Tensor:
