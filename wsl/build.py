@@ -23,23 +23,46 @@ from wsl import run_folder
 from wsl import trainer as trainers
 from wsl.checkpoint import AtomicCheckpointIO, CheckpointError, previous_generation
 from wsl.config import ConfigError, Strict, arguments, one_of, schema_of, validated
+from wsl.data.base import Data
+from wsl.data.graph_data import GraphData
 from wsl.data.zoo_data import ZooData
 from wsl.encoders.base import Encoder
+from wsl.encoders.gatv2 import GATv2Encoder
 from wsl.encoders.mlp import FlatMLP
+from wsl.encoders.nfn import NFNHNP, NFNNP
+from wsl.encoders.nft import NFT
 from wsl.encoders.ng_gnn import NGGNN
+from wsl.encoders.node.attention import GAT, GATv2Node
+from wsl.encoders.node.convolutions import GCN, SAGE
 from wsl.encoders.probe import ProbeMLP
 from wsl.encoders.statnn import StatNN
+from wsl.encoders.unf import UNF
 from wsl.export import read_encoder_card
 from wsl.metrics_file import MetricsFile
 from wsl.ranges import NonNegativeInt
 from wsl.tasks.base import Task
 from wsl.tasks.classification import Classification
+from wsl.tasks.node_classification import NodeClassification
 from wsl.tasks.optimisation import adam, adamw, constant, cosine, plateau, sgd, warm_up
 from wsl.zoo.build.inr import INRRecipe, build_inr_zoo
 
-ENCODERS: dict[str, type[Encoder]] = {"ng_gnn": NGGNN, "mlp": FlatMLP, "statnn": StatNN, "probe_mlp": ProbeMLP}
-DATA = {"zoo": ZooData}
-TASKS: dict[str, type[Task]] = {"classification": Classification}
+ENCODERS: dict[str, type[Encoder]] = {
+    "ng_gnn": NGGNN,
+    "gatv2": GATv2Encoder,
+    "unf": UNF,
+    "nfn_np": NFNNP,
+    "nfn_hnp": NFNHNP,
+    "nft": NFT,
+    "mlp": FlatMLP,
+    "statnn": StatNN,
+    "probe_mlp": ProbeMLP,
+    "gcn": GCN,
+    "gat": GAT,
+    "gatv2_node": GATv2Node,
+    "sage": SAGE,
+}
+DATA: dict[str, type[Data]] = {"zoo": ZooData, "graph": GraphData}
+TASKS: dict[str, type[Task]] = {"classification": Classification, "node_classification": NodeClassification}
 OPTIMIZERS: dict[str, Callable[..., Any]] = {"adam": adam, "adamw": adamw, "sgd": sgd}
 SCHEDULERS: dict[str, Callable[..., Any]] = {
     "constant": constant,
@@ -129,16 +152,26 @@ def config(cfg: DictConfig) -> RunConfig:
     return validated(RunConfig, values)
 
 
-def data(config: RunConfig) -> ZooData:
+def data(config: RunConfig) -> Data:
     """The data module; its zoo is built first if the file is absent and the config says how."""
     path = Path(config.data.path)
     if not path.exists() and config.zoo is not None:
         build_inr_zoo(config.zoo, path)
-    return ZooData(**arguments(config.data), seed=config.seed)
+    return DATA[config.data.name](**arguments(config.data), seed=config.seed)
 
 
-def encoder(config: RunConfig, data: ZooData) -> Encoder:
-    """The encoder for the data's spec, its statistics fitted to the training rows."""
+def encoder(config: RunConfig, data: Data) -> Encoder:
+    """The encoder for the data's spec, its statistics fitted to the training rows.
+
+    Raises:
+        ConfigError: if encoder or task is made for another kind of data.
+    """
+    for group, chosen in (("encoder", ENCODERS[config.encoder.name]), ("task", TASKS[config.task.name])):
+        if not isinstance(data.spec, chosen.reads):
+            raise ConfigError(
+                f"{group}.name={getattr(config, group).name} reads a {chosen.reads.__name__}, "
+                f"data.name={config.data.name} has a {type(data.spec).__name__}; choose another {group}"
+            )
     pl.seed_everything(config.seed, workers=True, verbose=False)
     built = ENCODERS[config.encoder.name](data.spec, data.classes, **arguments(config.encoder))
     built.fit_statistics(data.example())
@@ -154,7 +187,7 @@ def task(config: RunConfig, encoder: Encoder) -> Task:
     return TASKS[config.task.name](encoder, optimizer, scheduler, config.seed, **arguments(config.task))
 
 
-def trainer(config: RunConfig, task: Task, data: ZooData, folder: Path) -> pl.Trainer:
+def trainer(config: RunConfig, task: Task, data: Data, folder: Path) -> pl.Trainer:
     """The trainer with its callbacks and loggers; writes the resolved config into the run folder."""
     loggers = trainers.loggers(folder=folder, name=config.run_name, **arguments(config.logger))
     source = {"path": str(data.path), "digest": data.digest, "recipe": data.recipe}
@@ -192,7 +225,7 @@ def exported_encoder(folder: Path) -> Encoder:
     if name not in ENCODERS:
         raise ConfigError(f"{folder / 'model.json'}: encoder.name={name}: allowed is one of {', '.join(ENCODERS)}")
     checked = validated(schema_of(name, ENCODERS[name], ("spec", "out_features")), values)
-    built = ENCODERS[name](spec, out_features, **arguments(checked))
+    built = ENCODERS[name](ENCODERS[name].reads.from_dict(spec), out_features, **arguments(checked))
     try:
         built.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from wsl.batch import WeightBatch
 from wsl.encoders.base import Encoder
+from wsl.encoders.nfn import NFNHNP, NFNNP
+from wsl.encoders.nft import NFT
 from wsl.encoders.ng_gnn import NGGNN
+from wsl.encoders.unf import UNF
 from wsl.spec import WeightSpec, mlp_spec
 from wsl.symmetry import GroupElement, act, draw
 
@@ -44,6 +47,16 @@ CASES = [
     Case("ng_gnn_forward_edges", lambda s: NGGNN(s, 10, width=16, probes=0, reverse_edges=False), INR, scale=0.1),
     Case("ng_gnn_residual", lambda s: NGGNN(s, 10, width=16, probes=4, residual=True), RELU),
     Case("ng_gnn_plain_inputs", lambda s: NGGNN(s, 3, width=8, probes=0, fourier_features=0), RELU),
+]
+CASES += [
+    Case("unf", lambda s: UNF(s, 10, channels=8, head=(32,)), INR, scale=0.1),
+    Case("unf_relu_encoded", lambda s: UNF(s, 10, channels=8, head=(32,), ends="encoded", residual=True), RELU),
+    Case("unf_equivariant", lambda s: UNF(s, 3, channels=8, equivariant=True), RELU),
+    Case("nfn_np", lambda s: NFNNP(s, 10, channels=(8, 8), head=(32,)), INR, scale=0.1),
+    Case("nfn_np_encoded", lambda s: NFNNP(s, 10, channels=(8, 8), head=(32,), io_bands=3, io_embed=True), RELU),
+    Case("nfn_hnp", lambda s: NFNHNP(s, 10, channels=(8, 8), head=(32,), statistics=True), RELU),
+    Case("nft", lambda s: NFT(s, 10, channels=8, blocks=2, heads=2, fourier_std=0.3), INR, scale=0.1),
+    Case("nft_equivariant", lambda s: NFT(s, 3, channels=8, blocks=2, heads=2, equivariant=True), RELU),
 ]
 SYMMETRY_CASES = [pytest.param(c, s, id=f"{c.name}-{s}") for c in CASES for s in c.symmetries]
 EACH_CASE = [pytest.param(c, id=c.name) for c in CASES]
