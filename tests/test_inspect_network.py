@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -15,6 +16,7 @@ from specs import attention_spec, gru_spec
 from torch import nn
 
 from wsl.spec import WeightSpec, mlp_spec
+from wsl.zoo.writer import ZooWriter
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "inspect_network.py"
 
@@ -88,6 +90,20 @@ def test_checkpoints_say_what_was_assumed(
     assert shown.count("1 of 2 checkpoints") == 2 and "4! = 10^1.4" in shown and "9! = 10^5.6" in shown
     with pytest.raises(SystemExit, match="--json writes one spec"):
         script.main([str(tmp_path), "--json", str(tmp_path / "x.json")])
+
+
+def test_a_zoo_shows_each_architecture(script: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    specs = (mlp_spec([2, 3, 1]), mlp_spec([2, 6, 1]))
+    with ZooWriter(tmp_path / "zoo.h5", specs, 3, {"made": "by hand"}, spec_ids=[0, 1, 0]) as zoo:
+        lengths = [specs[i].numel for i in (0, 1, 0)]
+        zoo.write(0, np.zeros(sum(lengths), dtype=np.float32), lengths)
+        zoo.set_splits({"train": [0, 1, 2]})
+    shown = output(script, capsys, tmp_path / "zoo.h5")
+    for text in ("zoo.h5: 2 of 3 rows", "zoo.h5: 1 of 3 rows", "3! = 10^0.8", "6! = 10^2.9"):
+        assert text in shown
+    (tmp_path / "torn.h5").write_bytes(b"nothing")
+    with pytest.raises(SystemExit, match=r"torn.h5"):
+        script.main([str(tmp_path / "torn.h5")])
 
 
 def test_specs_are_shown_as_they_are(script: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
