@@ -9,13 +9,14 @@ deterministic form on accelerators. Its temporaries are E×H×C (nothing of that
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wsl.nn.gatv2.graph import EdgeGraph
-from wsl.nn.gatv2.kernels import edge_gradients, fused, logits
+from wsl.nn.gatv2.kernels import edge_gradients, edge_logits, fused
 from wsl.nn.gatv2.problem import Gradients, Problem, Wanted
 
 
@@ -38,9 +39,7 @@ class CsrForm:
 
     def forward(self, problem: Problem) -> tuple[Tensor, Tensor]:
         graph = self.graph
-        u = self._scores(problem, problem.xl.index_select(0, graph.source))
-        logit = fused(logits, self.compiled)(problem.score, problem.att, u)
-        del u
+        _, logit = fused(edge_logits, self.compiled)(*self._arguments(problem))
         rows = graph.row_pointer
         largest = torch.segment_reduce(logit, "max", offsets=rows, initial=-torch.inf, axis=0)
         share = logit.sub_(largest.index_select(0, graph.target)).exp_()
@@ -57,23 +56,14 @@ class CsrForm:
         mean = (grad * out).sum(-1)
         if grad_alpha is not None:
             mean = mean + _segment_sums(alpha * grad_alpha, None, graph.row_pointer)
-        key = problem.xl.index_select(0, graph.source)
         grad_u, grad_source, grad_att = fused(edge_gradients, self.compiled)(
-            problem.score,
-            problem.att,
-            alpha,
-            keep,
-            grad_alpha,
-            mean.index_select(0, graph.target),
-            grad.index_select(0, graph.target),
-            key,
-            self._scores(problem, key),
+            *self._arguments(problem), grad, mean, alpha, keep, grad_alpha
         )
         by_source, columns = graph.by_source
         grads = Gradients(
             _segment_sums(grad_source, by_source, columns),
             _segment_sums(grad_u, None, graph.row_pointer),
-            grad_att.sum(0),
+            grad_att,
         )
         if problem.edge_attr is not None and problem.weight_edge is not None:
             flat = grad_u.flatten(1)
@@ -83,13 +73,12 @@ class CsrForm:
                 grads.edge_attr = graph.to_caller(flat @ problem.weight_edge)
         return grads
 
-    def _scores(self, problem: Problem, key: Tensor) -> Tensor:
-        """u ``[E, H, C]``."""
-        graph = self.graph
-        u = problem.xr.index_select(0, graph.target).add_(key)
+    def _arguments(self, problem: Problem) -> tuple[Any, ...]:
+        """What :func:`edge_logits` and :func:`edge_gradients` begin with, for all edges."""
+        edge = None
         if problem.edge_attr is not None and problem.weight_edge is not None:
-            u.flatten(1).addmm_(graph.to_sorted(problem.edge_attr), problem.weight_edge.t())
-        return u
+            edge = (self.graph.to_sorted(problem.edge_attr) @ problem.weight_edge.t()).view(-1, *problem.att.shape)
+        return problem.score, problem.att, problem.xl, problem.xr, self.graph.source, self.graph.target, edge
 
 
 def _weighted_sums(states: Tensor, neighbours: Tensor, pointer: Tensor, weight: Tensor) -> Tensor:

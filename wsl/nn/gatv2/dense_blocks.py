@@ -184,7 +184,7 @@ def _score_backward(
 ) -> None:
     u = _scores(part, block, rows)
     flat, grad_att = gradients_of(part.score, part.att, grad_logit.flatten(0, 2), u.flatten(0, 2))
-    into.att += grad_att.sum(0)
+    into.att += grad_att
     grad_u = flat.view(u.shape)
     source_axis = 1 if block.reverse else 2
     source, target = _ends(block, into.xl, into.xr, rows)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wsl.nn.gatv2.graph import EdgeGraph
-from wsl.nn.gatv2.kernels import edge_gradients, fused, logits
+from wsl.nn.gatv2.kernels import edge_gradients, edge_logits, fused
 from wsl.nn.gatv2.problem import Gradients, Problem, Wanted
 
 CHUNK_FLOATS = 4096 * 64
@@ -53,10 +53,10 @@ class EdgeListForm:
         largest = torch.full_like(total, -torch.inf)
         alpha = xl.new_empty(len(graph), problem.heads)  # holds the logits until the maxima are final
         keep = None if problem.keep is None else graph.to_sorted(problem.keep)
-        score_of = fused(logits, self.compiled)
+        logits_of = fused(edge_logits, self.compiled)
         for edges, source, target in self.chunks(problem):
-            key = xl.index_select(0, source)
-            logit = score_of(problem.score, problem.att, self.scores(problem, key, edges, source, target))
+            edge = self.edge_term(problem, edges)
+            key, logit = logits_of(problem.score, problem.att, xl, problem.xr, source, target, edge)
             alpha[edges] = logit
             first = target[0]
             before = largest[first].clone()
@@ -69,17 +69,18 @@ class EdgeListForm:
             if keep is not None:
                 share = share.mul_(keep[edges])
             out.index_add_(0, target, key.mul_(share.unsqueeze(-1)))
-        inverse = total.clamp_min_(torch.finfo(total.dtype).tiny).reciprocal_()  # a node without edges: o = 0
-        out *= inverse.unsqueeze(-1)
+        total.clamp_min_(torch.finfo(total.dtype).tiny)  # a node without edges: o = 0
+        out /= total.unsqueeze(-1)
+        largest += total.log_()
         for edges, _, target in self.chunks(problem):
-            alpha[edges].sub_(largest.index_select(0, target)).exp_().mul_(inverse.index_select(0, target))
+            alpha[edges].sub_(largest.index_select(0, target)).exp_()
         return out, alpha
 
     def backward(
         self, problem: Problem, alpha: Tensor, out: Tensor, grad: Tensor, grad_alpha: Tensor | None, wanted: Wanted
     ) -> Gradients:
-        graph, xl = self.graph, problem.xl
-        grads = Gradients(torch.zeros_like(xl), torch.zeros_like(problem.xr), torch.zeros_like(problem.att))
+        graph = self.graph
+        grads = Gradients(torch.zeros_like(problem.xl), torch.zeros_like(problem.xr), torch.zeros_like(problem.att))
         if wanted.edge_attr and problem.edge_attr is not None:
             grads.edge_attr = torch.empty_like(problem.edge_attr)
         if wanted.weight_edge and problem.weight_edge is not None:
@@ -90,19 +91,21 @@ class EdgeListForm:
             mean.index_add_(0, graph.target, alpha * grad_alpha)
         gradients_of = fused(edge_gradients, self.compiled)
         for edges, source, target in self.chunks(problem):
-            key = xl.index_select(0, source)
             grad_u, grad_source, grad_att = gradients_of(
                 problem.score,
                 problem.att,
+                problem.xl,
+                problem.xr,
+                source,
+                target,
+                self.edge_term(problem, edges),
+                grad,
+                mean,
                 alpha[edges],
                 None if keep is None else keep[edges],
                 None if grad_alpha is None else grad_alpha[edges],
-                mean.index_select(0, target),
-                grad.index_select(0, target),
-                key,
-                self.scores(problem, key, edges, source, target),
             )
-            grads.att += grad_att.sum(0)
+            grads.att += grad_att
             grads.xr.index_add_(0, target, grad_u)
             grads.xl.index_add_(0, source, grad_source)
             self._edge_gradients(problem, grads, grad_u, edges)
@@ -119,12 +122,11 @@ class EdgeListForm:
         order = self.graph.order
         return edge_attr[edges] if order is None else edge_attr.index_select(0, order[edges])
 
-    def scores(self, problem: Problem, key: Tensor, edges: slice, source: Tensor, target: Tensor) -> Tensor:
-        """u of a chunk, ``[K, H, C]``."""
-        u = problem.xr.index_select(0, target).add_(key)
-        if problem.edge_attr is not None and problem.weight_edge is not None:
-            u.view(len(source), -1).addmm_(self._edge_rows(problem.edge_attr, edges), problem.weight_edge.t())
-        return u
+    def edge_term(self, problem: Problem, edges: slice) -> Tensor | None:
+        """v of a chunk, ``[K, H, C]``; None without edge features."""
+        if problem.edge_attr is None or problem.weight_edge is None:
+            return None
+        return (self._edge_rows(problem.edge_attr, edges) @ problem.weight_edge.t()).view(-1, *problem.att.shape)
 
     def _edge_gradients(self, problem: Problem, grads: Gradients, grad_u: Tensor, edges: slice) -> None:
         if problem.edge_attr is None or problem.weight_edge is None:

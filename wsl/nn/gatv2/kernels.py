@@ -1,4 +1,4 @@
-"""The passes over ``[K, H, C]`` that edge-list and block form share; as they are, or fused by ``torch.compile``."""
+"""The passes over ``[K, H, C]`` that the forms share; as they are, or fused by ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -18,38 +18,57 @@ def logits(score: Score, att: Tensor, u: Tensor) -> Tensor:
 
 
 def score_gradients(score: Score, att: Tensor, grad_logit: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """``gu = gl · a ⊙ σ'(u)``, and ``gl σ(u)``, whose sum is da; both ``[K, H, C]``."""
+    """``gu = gl · a ⊙ σ'(u)`` ``[K, H, C]`` and ``da = Σ gl σ(u)`` ``[H, C]``."""
     gl = grad_logit.unsqueeze(-1)
     grad_u = score.backward(gl * att, u)
-    return grad_u, score.value(u).mul_(gl)
+    return grad_u, score.value(u).mul_(gl).sum(0)
+
+
+def edge_scores(xl: Tensor, xr: Tensor, source: Tensor, target: Tensor, edge: Tensor | None) -> tuple[Tensor, Tensor]:
+    """xl of the sources and u of K edges, ``[K, H, C]``; ``edge``: v or None."""
+    key = xl.index_select(0, source)
+    u = xr.index_select(0, target).add_(key)
+    return key, u if edge is None else u.add_(edge)
+
+
+def edge_logits(
+    score: Score, att: Tensor, xl: Tensor, xr: Tensor, source: Tensor, target: Tensor, edge: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """xl of the sources ``[K, H, C]`` and the logits ``[K, H]`` of K edges."""
+    key, u = edge_scores(xl, xr, source, target, edge)
+    return key, logits(score, att, u)
 
 
 def edge_gradients(
     score: Score,
     att: Tensor,
+    xl: Tensor,
+    xr: Tensor,
+    source: Tensor,
+    target: Tensor,
+    edge: Tensor | None,
+    grad: Tensor,
+    mean: Tensor,
     alpha: Tensor,
     keep: Tensor | None,
     grad_alpha: Tensor | None,
-    mean: Tensor,
-    upstream: Tensor,
-    key: Tensor,
-    u: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Backward pass of K edges.
 
     Args:
-        alpha, keep, grad_alpha: ``[K, H]``. mean: D of the targets ``[K, H]``. upstream: G of the targets,
-            key: xl of the sources, ``[K, H, C]``.
+        grad, mean: G ``[N, H, C]`` and D ``[N, H]`` of all targets. alpha, keep, grad_alpha: ``[K, H]``.
 
     Returns:
-        gu, what the edge gives to dxl of its source, and ``gl σ(u)``, whose sum is da; each ``[K, H, C]``.
+        gu and what each edge gives to dxl of its source, ``[K, H, C]``; the edges' da ``[H, C]``.
     """
-    gain = (key * upstream).sum(-1)
+    key, u = edge_scores(xl, xr, source, target, edge)
+    upstream = grad.index_select(0, target)
+    gain = key.mul_(upstream).sum(-1)
     gain = gain if keep is None else gain.mul_(keep)
     gain = gain if grad_alpha is None else gain.add_(grad_alpha)
-    grad_u, grad_att = score_gradients(score, att, gain.sub_(mean).mul_(alpha), u)
+    grad_u, grad_att = score_gradients(score, att, gain.sub_(mean.index_select(0, target)).mul_(alpha), u)
     message = alpha if keep is None else alpha * keep
-    return grad_u, (upstream * message.unsqueeze(-1)).add_(grad_u), grad_att
+    return grad_u, upstream.mul_(message.unsqueeze(-1)).add_(grad_u), grad_att
 
 
 @cache
@@ -58,14 +77,17 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fused(function: Callable[..., Any], compiled: bool) -> Callable[..., Any]:
-    """``function``, compiled for any K but for each H, C and score anew if ``compiled`` (needs a C++ compiler)."""
+    """``function``, if ``compiled`` for any number of nodes and edges but anew for each H, C and score.
+
+    Needs a C++ compiler. With H and C fixed the innermost loops have known lengths, which is what makes them fast.
+    """
     if not compiled:
         return function
 
-    def call(*args: Any) -> Any:
+    def call(score: Score, att: Tensor, *args: Tensor | None) -> Any:
         for tensor in args:
-            if isinstance(tensor, Tensor) and tensor is not args[1]:  # args[1] is att, the only one without K
+            if tensor is not None:
                 torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        return _compiled(function)(*args)
+        return _compiled(function)(score, att, *args)
 
     return call

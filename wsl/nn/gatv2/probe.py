@@ -17,6 +17,7 @@ from torch import Tensor
 
 from wsl.nn.gatv2.edge_list import EdgeListForm
 from wsl.nn.gatv2.graph import EdgeGraph
+from wsl.nn.gatv2.kernels import edge_scores
 from wsl.nn.gatv2.problem import Form, Problem
 
 SATURATED = 1e-3
@@ -93,12 +94,12 @@ class _Flow:
         keep = None if problem.keep is None else self.graph.to_sorted(problem.keep)
         for edges, source, target in form.chunks(problem):
             counts = self.choosing[target].to(alpha.dtype).unsqueeze(-1)
-            key, upstream, weight = problem.xl[source], grad[target], alpha[edges]
+            key, u = edge_scores(problem.xl, problem.xr, source, target, form.edge_term(problem, edges))
+            upstream, weight = grad[target], alpha[edges]
             gain = (key * upstream).sum(-1)
             gain = gain if keep is None else gain * keep[edges]
             gain = gain if grad_alpha is None else gain + grad_alpha[edges]
             grad_logit = weight * (gain - loss_means[target])
-            u = form.scores(problem, key, edges, source, target)
             self.positive.index_add_(0, target, (u > 0).to(u.dtype))
             self.shift.index_add_(0, target, grad_logit)
             self.largest = torch.maximum(self.largest, grad_logit.abs().amax())
