@@ -38,9 +38,9 @@ class Call:
         return dims[:start] + tuple(fixed_dim(n, reason) for n in self.shape[start:])
 
 
-def unknown(trace: Trace, call: Call) -> tuple[Value, ...]:
+def unknown(trace: Trace, call: Call, reason: str = "") -> tuple[Value, ...]:
     """An operation without a rule: freezes all that enters; its outputs are fixed."""
-    trace.freeze(call.values, f"enters {call.op}, which has no rule")
+    trace.freeze(call.values, f"enters {reason or call.op + ', which has no rule'}")
     return opaque(trace, call)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ RULES = {
     **recurrent.RULES,
     **attention.RULES,
 }
+UNUSUAL = (IndexError, KeyError, TypeError, ValueError)  # arguments of a form that a rule does not expect
 MAX_PASSES = 4  # each pass cuts the axes that the one before saw taken apart; fused projections need two
 
 
@@ -42,27 +44,41 @@ def export(module: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]
     Raises:
         TraceError: if the module does not run on the inputs, or torch.export cannot follow it.
     """
-    where = type(module).__qualname__
-    try:
-        with torch.no_grad():
-            module(*inputs, **kwargs)
-    except Exception as error:
-        raise TraceError(f"{where} does not run on the example inputs: {_first_line(error)}") from error
+    with _running(module, "does not run on the example inputs"), torch.no_grad():
+        module(*inputs, **kwargs)
     fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one opaque kernel; the slow path computes the same function
+    try:
+        with _running(module, "cannot be followed by torch.export (is there control flow that depends on values?)"):
+            return torch.export.export(module, inputs, dict(kwargs)).run_decompositions({})
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def _running(module: nn.Module, complaint: str) -> Iterator[None]:
+    """Turns an exception into a TraceError that names the innermost module that was running; quiet otherwise."""
+    entered: list[str] = []
+    hooks = []
+    for name, part in module.named_modules():
+        path = f"{type(module).__qualname__}.{name}" if name else type(module).__qualname__
+        hooks.append(part.register_forward_pre_hook(lambda *_, path=path: entered.append(path)))
+        hooks.append(part.register_forward_hook(lambda *_: entered.pop() and None))
     loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch._dynamo")]
     levels = [logger.level for logger in loggers]
-    torch.backends.mha.set_fastpath_enabled(False)  # one opaque kernel; the slow path computes the same function
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(module, inputs, dict(kwargs)).run_decompositions({})
+            yield
     except Exception as error:
-        reason = f"torch.export cannot follow {where}: {_first_line(error)}"
-        raise TraceError(f"{reason}; data-dependent Python control flow must be removed") from error
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        where = entered[-1] if entered else type(module).__qualname__
+        raise TraceError(f"{where} {complaint}: {type(error).__name__}: {lines[0] if lines else ''}") from error
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for hook in hooks:
+            hook.remove()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
@@ -103,6 +119,8 @@ def _entering(
         example = placeholders[name].meta.get("val") if name in placeholders else None
         target = aliases.get(spec.target or "", spec.target or "")
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and target in stored:
+            if not placeholders[name].users:
+                continue
             known[name] = trace.parameters.get(target) or trace.add_parameter(target, stored[target].shape)
         elif spec.kind == InputKind.USER_INPUT and isinstance(example, Tensor):
             dims = tuple(fixed_dim(n, "an input of the model", "input") for n in example.shape)
@@ -135,15 +153,21 @@ def _apply(trace: Trace, node: Any, known: Mapping[str, Any]) -> Any:
         return None
     rule = RULES.get(call.op)
     if rule is None:
-        outputs = unknown(trace, call)
-        return outputs if len(outputs) != 1 else outputs[0]
-    return rule(trace, call)
+        return _only(unknown(trace, call))
+    try:
+        return rule(trace, call)
+    except UNUSUAL as error:
+        return _only(unknown(trace, call, f"{call.op}, used in a way that its rule does not cover ({error})"))
+
+
+def _only(outputs: tuple[Value, ...]) -> Any:
+    return outputs[0] if len(outputs) == 1 else outputs
 
 
 def _arguments(node: Any, known: Mapping[str, Any]) -> dict[str, Any]:
     def resolve(argument: Any) -> Any:
         if isinstance(argument, torch.fx.Node):
-            return known[argument.name]
+            return known.get(argument.name)  # None: a branch of control flow
         if isinstance(argument, list | tuple):
             return [resolve(a) for a in argument]
         return argument
@@ -199,8 +223,3 @@ def _leave(trace: Trace, node: Any, known: Mapping[str, Any]) -> None:
                 scaled = trace.network.add("scaled output", trace.network.nodes[value.node].dim)
                 trace.network.connect(value, scaled, "skip")
                 trace.network.nodes[value.node].role, trace.network.nodes[scaled].role = "hidden", "output"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from wsl.spec import SpecError, StoredTensor, WeightSpec
 from wsl.trace.assemble import assemble, tidy_names
@@ -84,6 +85,9 @@ def trace_report(
 def _traced(
     module: nn.Module, example_inputs: Tensor | Sequence[Any], kwargs: Mapping[str, Any], tolerance: float, seed: int
 ) -> tuple[TraceReport, tuple[Any, ...]]:
+    if not isinstance(example_inputs, Tensor | list | tuple):
+        kind = type(example_inputs).__name__
+        raise TraceError(f"example inputs are a tensor or a tuple of arguments, not a {kind}; named ones go to kwargs")
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     state, left_out, aliases = _weights(module)
     stored = _row(state)
@@ -116,6 +120,8 @@ def _weights(module: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...], dic
             raise TraceError(
                 f"{where} is a {type(tensor).__name__}, not a tensor; keep such state out of the state dict"
             )
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+            raise TraceError(f"{where} is not initialised; run the module once before tracing")
         if tensor.is_complex():
             raise TraceError(f"{where} is {tensor.dtype}; store its real and imaginary parts as real tensors")
         if not tensor.is_floating_point():
