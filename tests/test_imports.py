@@ -11,7 +11,10 @@ ROOT = Path(__file__).parents[1]
 
 #: layer → what it may import besides its own layer and the layers before it; a module belongs to its longest prefix
 LAYERS = [
-    ("wsl.errors", "wsl.ranges", "wsl.activations", "wsl.spec", "wsl.batch", "wsl.symmetry", "wsl.sparsity"),
+    (
+        "wsl.errors", "wsl.ranges", "wsl.activations", "wsl.spec", "wsl.batch", "wsl.symmetry", "wsl.mixed_symmetry",
+        "wsl.sparsity",
+    ),
     ("wsl.config", "wsl.run_folder"),
     ("wsl.execute", "wsl.verify", "wsl.canonical", "wsl.state_dict", "wsl.trace"),
     ("wsl.zoo", "wsl.graphs", "wsl.nn"),
@@ -20,7 +23,7 @@ LAYERS = [
     ("wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.export", "wsl.results", "wsl.plots", "wsl.trainer"),
     ("wsl.build", "wsl.command_line"),
     ("wsl.report",),
-]
+]  # fmt: skip
 #: library → the modules that may import it
 HOMES = {
     "h5py": ("wsl.zoo",),
