@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from wsl.spec import Label, StoredTensor, VirtualTensor, WeightSpec
+from wsl.spec import Connection, Label, NeuronGroup, StoredTensor, VirtualTensor, WeightSpec
 
 
 def labelled(
@@ -110,7 +110,26 @@ def transformer(
         block |= {"up.bias": m, "down.weight": f"d {m}", "down.bias": "d"}
         tensors |= {f"blocks.{i}.{name}": axes for name, axes in block.items() if name not in skip}
     tensors |= {"norm.weight": "d", "norm.bias": "d", "head.weight": "v d", "head.bias": "v"}
-    return labelled(tensors, size_of, kinds)
+    return _with_paths(labelled(tensors, size_of, kinds), blocks)
+
+
+def _with_paths(spec: WeightSpec, blocks: int) -> WeightSpec:
+    """A transformer's groups and connections, as far as they say which tensors meet at a group."""
+    paths = [("tokens", "x0", "embed")]
+    for i in range(blocks):
+        at = f"blocks.{i}."
+        paths += [(f"x{i}", f"{at}n1", f"{at}ln1"), *((f"{at}n1", f"{at}{part}", f"{at}{part}") for part in "qkv")]
+        paths += [(f"{at}q", f"{at}k", ""), (f"{at}k", f"{at}v", ""), (f"{at}v", f"{at}mid", f"{at}o")]
+        paths += [(f"x{i}", f"{at}mid", ""), (f"{at}mid", f"{at}n2", f"{at}ln2"), (f"{at}n2", f"{at}h", f"{at}up")]
+        paths += [(f"{at}h", f"x{i + 1}", f"{at}down"), (f"{at}mid", f"x{i + 1}", "")]
+    paths += [(f"x{blocks}", "normed", "norm"), ("normed", "logits", "head")]
+    connections = []
+    for source, target, module in paths:
+        held = {part: f"{module}.{part}" for part in ("weight", "bias") if f"{module}.{part}" in spec.tensor}
+        connections.append(Connection(source, target, "linear" if held else "skip", held))
+    label = spec.labels[0].name
+    groups = [NeuronGroup(name, label) for name in dict.fromkeys(n for path in paths for n in path[:2])]
+    return spec.replace(groups=tuple(groups), connections=tuple(connections))
 
 
 def resnet20() -> WeightSpec:

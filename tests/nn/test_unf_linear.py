@@ -11,11 +11,11 @@ from torch import Tensor
 from unf_reference import reference, terms
 
 from wsl.batch import WeightBatch
-from wsl.nn.unf.basis import BasisOptions, BasisTooLargeError
+from wsl.nn.unf.basis import BasisOptions, BasisTooLargeError, count_table
 from wsl.nn.unf.layout import Layout
 from wsl.nn.unf.linear import UNFLinear
 from wsl.nn.unf.partitions import valid_partitions
-from wsl.spec import WeightSpec
+from wsl.spec import SpecError, WeightSpec
 from wsl.symmetry import GroupElement, act, draw
 
 SMALL = {"v": 3, "d": 4, "k": 3, "u": 5, "m": 6}
@@ -187,6 +187,35 @@ def test_role_sharing_generalises_over_depth() -> None:
     layers[1].load_state_dict(layers[0].state_dict())
     full = build(transformer(2, SMALL), BasisOptions())
     assert sum(p.numel() for p in layers[0].parameters()) < 0.75 * sum(p.numel() for p in full.parameters())
+
+
+def test_neighbours_only() -> None:
+    """The same function as the full basis without the terms between strangers; the count grows linearly with depth."""
+    options = BasisOptions(neighbours_only=True)
+    spec = SPECS["transformer"]
+    layer, batch = build(spec, options), draw_batch(spec)
+    torch.nn.init.zeros_(layer.coefficients.bias)
+    expected = reference(layer, batch)
+    y = layer(layer.layout.pack(batch.values))
+    for bundle, value in zip(layer.layout.bundles, y, strict=True):
+        for member in bundle.members:
+            part = value.unflatten(-1, (bundle.slots, 3))[..., member.slots, :].flatten(-2)
+            torch.testing.assert_close(part, expected[member.tensor.name], rtol=1e-12, atol=1e-12)
+    element = draw(spec, len(batch), dtype=torch.float64)
+    after = apply(layer, moved(element, spec, batch.values))
+    torch.testing.assert_close(after, moved(element, spec, layer.layout.unpack(y, 3)), rtol=1e-10, atol=1e-10)
+    counts = [count_table(Layout(transformer(n, SMALL)), options) for n in (2, 3, 4)]
+    totals = [int(table.sum()) for table in counts]
+    assert totals[2] - totals[1] == totals[1] - totals[0]
+    names = list(spec.tensor)
+    near, far = names.index("blocks.0.up.bias"), names.index("blocks.1.up.weight")
+    assert counts[0][near, near] == 2 and counts[0][near, far] == 0
+    assert sum(1 for _ in terms(layer)) == totals[0]
+
+
+def test_neighbours_need_connections() -> None:
+    with pytest.raises(SpecError, match="on no connection"):
+        build(SPECS["gru"], BasisOptions(neighbours_only=True))
 
 
 def test_refuses_a_basis_over_budget() -> None:

@@ -8,6 +8,7 @@ channels.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -139,7 +140,7 @@ def _exchange(
     sources: list[Source],
     sinks: list[Sink],
     drops: bool,
-    near: dict[str, frozenset[str]] | None,
+    near: Mapping[str, frozenset[str]] | None,
 ) -> Exchange:
     rows = []
     for source in sources:
@@ -152,12 +153,17 @@ def _exchange(
             if drops and is_redundant(out_labels, in_labels, key, layout.sizes):
                 block[:] = False
             elif near is not None:
-                close = [[a in near[b] for b in bundle_out.tensor_of_slot] for a in bundle_in.tensor_of_slot]
-                block &= np.array(close)
+                block = _close(bundle_in, bundle_out, near)
             row.append(block)
         rows.append(row)
     allowed: np.ndarray = np.block(rows)
     return Exchange(key, tuple(sources), tuple(sinks), None if allowed.all() else allowed)
+
+
+def _close(into: Bundle, out: Bundle, near: Mapping[str, frozenset[str]]) -> np.ndarray:
+    """Which slots of two bundles belong to neighbouring tensors, ``[slots of into, slots of out]``."""
+    pairs = np.array([[a.tensor.name in near[b.tensor.name] for b in out.members] for a in into.members])
+    return pairs.repeat([a.cells for a in into.members], axis=0).repeat([b.cells for b in out.members], axis=1)
 
 
 # -- counting, from labels alone --------------------------------------------------------------------------------------

@@ -54,10 +54,6 @@ class Bundle:
         """For each slot the number of slots that its tensor has, float64."""
         return np.concatenate([np.full(m.cells, float(m.cells)) for m in self.members])
 
-    @cached_property
-    def tensor_of_slot(self) -> tuple[str, ...]:
-        return tuple(m.tensor.name for m in self.members for _ in range(m.cells))
-
 
 class Layout:
     """Bundles of a spec, and the way from rows to bundles and back.
