@@ -149,8 +149,8 @@ class Connection:
                     reset_hidden, reset_input_bias, …              update, new
     ``lstm``        input_input, … as ``gru``, projection [p, h]   as ``gru``; gates input, forget, cell, output
     ``attention``   query, key [H, k, d], value [H, v, d],         heads, causal (false), scale (k^-1/2), memory:
-                    output [d, H, v], query_bias [H, k], …,        group that keys and values read (the source)
-                    output_bias [d]
+                    output [d, H, v], query_bias [H, k], …,        group that keys and values read (the source),
+                    output_bias [d]                                batch_first (true)
     ``memory``      —                                              from the group that a connection of this target
                                                                    names as its ``memory`` or ``initial`` state
     ``unknown``     all it uses, by name                           op: name of the operation; cannot be executed
@@ -159,7 +159,7 @@ class Connection:
     Every kind may carry ``scale`` (1): the source's values are multiplied by it first. A target's value is the
     activation of the sum over its connections (of the product over its ``multiply`` connections); recurrent kinds apply
     it in every step, and it is not applied again. Several recurrent connections of one target (a concatenated input)
-    add up before the gates; the first holds the hidden tensors. A ``norm`` over several groups names them in ``over``.
+    add up before the gates; the first holds the hidden tensors.
     Where an axis of the table ranges over neurons of several labels, the tensor has several axes in its place, slowest
     first.
     """

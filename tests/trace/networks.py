@@ -140,7 +140,7 @@ class GroupedNet(nn.Module):
         self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 3, groups=4), nn.Conv2d(12, 5, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c(F.relu(self.b(F.relu(self.a(x))))).amax((2, 3))
+        return self.c(F.relu(self.b(F.relu(self.a(x))))).mean((2, 3))
 
 
 class DenseBlock(nn.Module):
@@ -282,7 +282,7 @@ class GatedMLP(nn.Module):
             nn.Linear(6, 9),
             nn.Linear(9, 6),
         )
-        self.norm, self.halves, self.head = nn.RMSNorm(6), nn.Linear(6, 14), nn.Linear(7, 3)
+        self.norm, self.halves, self.head = nn.RMSNorm(6, eps=1e-6), nn.Linear(6, 14), nn.Linear(7, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.enter(x)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import networks as n
@@ -13,9 +14,10 @@ import torch
 from torch import nn
 
 from wsl.batch import WeightBatch
+from wsl.execute import execute
 from wsl.spec import SpecError, WeightSpec, mlp_spec
 from wsl.trace import TraceReport, trace, trace_report
-from wsl.verify import verify
+from wsl.verify import random_weights, run_of_module, verify
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 P, SCALE, SIGN, PHASE = "permutation", "scaling", "sign", "phase"
@@ -91,6 +93,9 @@ EXPECTED: dict[str, tuple[nn.Module, Any, list[tuple[Any, ...]], set[tuple[str, 
     "unknown-operation": (n.Gather(), torch.randn(3, 4), [(7, P, SCALE)], set()),
 }
 
+#: networks with two outputs, a class token, or an operation that nothing but the module can run
+NOT_FROM_SPEC = {"actor-critic", "vit", "unknown-operation"}
+
 
 @pytest.fixture(scope="module")
 def reports() -> dict[str, TraceReport]:
@@ -142,6 +147,27 @@ def test_a_false_symmetry_is_noticed(name: str, symmetry: str, reports: dict[str
     groups = [_with(g, activation="identity", parameters={}) for g in spec.groups]  # the spec would refuse the claim
     with pytest.raises(SpecError, match=symmetry):
         verify(spec.replace(labels=labels, groups=groups), inputs=(inputs,), module=network)
+
+
+@pytest.mark.parametrize("name", sorted(set(EXPECTED) - NOT_FROM_SPEC))
+def test_the_spec_alone_runs_the_network(name: str, reports: dict[str, TraceReport]) -> None:
+    """Connections and attributes are right: the executor and the module agree on random weights."""
+    network, inputs, *_ = EXPECTED[name]
+    spec = report_of(name, reports).spec
+    batch = random_weights(spec, network, torch.Generator().manual_seed(1))
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    expected = run_of_module(network, arguments, {})(batch)[0]
+    doubles = [x.double() if x.is_floating_point() else x for x in arguments]
+    groups = [g.name for g in spec.groups_of_kind("input") if not spec.incoming(g.name)]
+    given = dict(zip(groups, doubles, strict=False)) if len(doubles) > 1 else doubles[0]
+    result = execute(batch, given)[0]
+    assert (result - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+def test_what_the_spec_cannot_run_is_named(reports: dict[str, TraceReport]) -> None:
+    spec = report_of("unknown-operation", reports).spec
+    with pytest.raises(SpecError, match="gather"):
+        execute(WeightBatch(spec, torch.randn(1, spec.numel, 1)), torch.randn(3, 4))
 
 
 def test_exponents_of_batch_norm_undo_a_factor_exactly(reports: dict[str, TraceReport]) -> None:
@@ -259,6 +285,4 @@ def test_tracing_twice_gives_the_same_spec() -> None:
 
 
 def _with(item: Any, **changes: Any) -> Any:
-    import dataclasses
-
     return dataclasses.replace(item, **changes)

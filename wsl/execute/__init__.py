@@ -97,7 +97,12 @@ def _value_of(
     arriving: list[Tensor] = []
     factors: list[Tensor] = []
     incoming = sorted(spec.incoming(group.name), key=lambda c: c.kind == "parameter")  # their size follows the others
+    cells = [c for c in incoming if c.kind in RECURRENT]
+    if len(cells) > 1:  # a concatenated input: its parts add up before the gates
+        arriving.append(_cell_of_many(cells, spec, values, weights))
     for connection in incoming:
+        if connection in cells and len(cells) > 1:
+            continue
         if connection.kind == "parameter":
             arriving.append(parameter(weights[connection.tensors["value"]], arriving))
         elif connection.kind != "memory":
@@ -113,6 +118,18 @@ def _value_of(
         return total if recurrent_cells else activate(total, group.activation, group.parameters)
     except (ValueError, RuntimeError) as error:
         raise error if isinstance(error, SpecError) else SpecError(f"group {group.name!r}: {error}") from error
+
+
+def _cell_of_many(
+    cells: list[Connection], spec: WeightSpec, values: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> Tensor:
+    """A recurrent layer that reads several groups: as one that reads their concatenation."""
+    parts = [part for part in cells[0].tensors if part == "input" or part.endswith("_input")]
+    joined = {cells[0].tensors[p]: torch.cat([weights[c.tensors[p]] for c in cells], -1) for p in parts}
+    sources = [values[c.source] for c in cells]
+    networks = max(x.shape[0] for x in sources)
+    together = torch.cat([x.expand(networks, *x.shape[1:]) for x in sources], -1)
+    return _carry(cells[0], spec, {**values, cells[0].source: together}, {**weights, **joined})
 
 
 def _broadcast(terms: list[Tensor]) -> list[Tensor]:

@@ -63,9 +63,9 @@ def layout_of(spec: WeightSpec, group: str) -> Layout:
     tokens = "embedding" in first
     while queue:
         for c in (c for c in spec.connections if c.source == queue[0]):
-            if c.kind in RECURRENT:
+            if c.kind in (*RECURRENT, "attention") or (c.kind == "memory" and _is_attended(spec, c.target)):
                 return Layout("tokens" if tokens else "sequence", 1, not c.attributes.get("batch_first", True))
-            if c.kind == "attention" or "step" in c.attributes:
+            if "step" in c.attributes:
                 return Layout("tokens" if tokens else "sequence", 1)
             for name in ("kernel", "spatial", "size", "spatial_stride"):
                 if isinstance(c.attributes.get(name), (list, tuple)) and not tokens:
@@ -75,3 +75,8 @@ def layout_of(spec: WeightSpec, group: str) -> Layout:
                 queue.append(c.target)
         queue.pop(0)
     return Layout("tokens", 1) if tokens else Layout("vector", 0)
+
+
+def _is_attended(spec: WeightSpec, target: str) -> bool:
+    """Whether the memory that enters a group is that of an attention, hence a sequence."""
+    return any(c.kind == "attention" for c in spec.incoming(target))

@@ -67,8 +67,13 @@ def _links(network: Network, edge: Edge, groups: list[Group], of_node: dict[int,
     self_edge = edge.source == edge.target
     channelwise = edge.kind in CHANNELWISE or (edge.kind == "parameter" and self_edge)
     attributes = dict(edge.attributes)
-    if edge.kind == "norm" and attributes.get("norm") in _MIXING_NORMS and len(sources) > 1:
-        attributes["over"] = [groups[s].name for s in sources]
+    kind = edge.kind
+    if kind == "norm" and attributes.get("norm") in _MIXING_NORMS and len(sources) > 1:
+        kind, attributes = "unknown", attributes | {"op": "norm", "over": [groups[s].name for s in sources]}
+    if edge.refers is not None:
+        named = [groups[g].name for g in of_node[edge.refers]]
+        attributes["memory" if kind == "attention" else "initial"] = named[0]
+        kind, attributes = (kind, attributes) if len(named) == 1 else ("unknown", attributes | {"op": kind})
     links = []
     for position, s in enumerate(sources):
         for t in targets:
@@ -78,7 +83,7 @@ def _links(network: Network, edge: Edge, groups: list[Group], of_node: dict[int,
                     continue
                 own = own | _starts(edge, groups[s].span, groups[t].span)
             links.append(
-                Link(s, t, edge, edge.kind, own, (groups[s].span, n_source), (groups[t].span, n_target), position == 0)
+                Link(s, t, edge, kind, own, (groups[s].span, n_source), (groups[t].span, n_target), position == 0)
             )
             if channelwise:
                 links[-1].first = True

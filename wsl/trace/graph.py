@@ -128,6 +128,7 @@ def _entering(
             node = trace.network.add(name, dims[at] if dims else ())
             trace.network.nodes[node].role = "input"
             known[name] = Value(dims, node)
+            trace.first_dims += dims[:1]
         elif isinstance(example, Tensor):
             dims = tuple(fixed_dim(n, "a constant of the network") for n in example.shape)
             known[name] = Value(dims, constant=True)

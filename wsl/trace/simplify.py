@@ -189,7 +189,9 @@ def _one_edge(network: Network, number: int, query: Edge, key: Edge, value: Edge
             parts[name if part == "weight" else f"{name}_{part}"] = inner
     joined = replace(attend, source=query.source, target=output.target, kind="attention", parts=parts)
     if key.source != query.source:
-        joined.refers, joined.attributes = key.source, {**joined.attributes, "memory": ""}
+        joined.refers = key.source
         network.edges.append(Edge(key.source, output.target, "memory"))
+    if joined.attributes.pop("masked", False):
+        joined.kind, joined.attributes["op"] = "unknown", "attention with a mask"
     network.edges.append(joined)
     network.remove([number, query.target, key.target, value.target])

@@ -114,6 +114,7 @@ class Trace:
     owner: dict[int, tuple[str, int]] = field(default_factory=dict)  # power → stored tensor and its axis
     equations: list[Equation] = field(default_factory=list)
     network: Network = field(default_factory=Network)
+    first_dims: list[Dim] = field(default_factory=list)  # of the model's inputs: their batch, as a rule
     segments: dict[tuple[str, int], Segments] = field(default_factory=dict)  # stored axes known to be fused
     _powers: int = 0
 

@@ -16,7 +16,7 @@ from wsl.trace.values import Dim, Factor, Trace, Value, fixed_dim, size_of
 
 def attention(trace: Trace, call: Call) -> Value | tuple[Value, ...]:
     query, key, value, mask = call["query"], call["key"], call["value"], call["attn_mask"]
-    if call["enable_gqa"] or call["dropout_p"] or len(query.dims) != len(value.dims):
+    if call["enable_gqa"] or call["dropout_p"] or len(query.dims) != len(value.dims) or value.scale != 1:
         return unknown(trace, call)
     trace.cancel(query.dims[-1], key.dims[-1])
     trace.pairs(key.dims[-2], value.dims[-2])
@@ -39,8 +39,9 @@ def attention(trace: Trace, call: Call) -> Value | tuple[Value, ...]:
         return unknown(trace, call)
     node = trace.network.add(call.path, trace.network.nodes[holder.node].dim)
     attributes = {"heads": _heads(query), "causal": bool(call["is_causal"]) or None, "masked": mask is not None or None}
+    attributes["batch_first"] = False if _over_first(trace, query) else None
     scale = call["scale"] if call["scale"] is not None else 1 / math.sqrt(query.shape[-1])
-    attributes["scale"] = scale * query.scale * key.scale * value.scale
+    attributes["scale"] = scale * query.scale * key.scale
     for part, tensor in (("query", query), ("key", key), ("value", value)):
         trace.network.connect(Value(tensor.dims, tensor.node), node, f"attend {part}", {}, attributes)
     return trace.with_node(out, node)
@@ -52,6 +53,12 @@ def _joined(trace: Trace, q: Dim, v: Dim) -> Dim:
         return v if size_of(q) == 1 else q
     pieces = tuple(Factor(axis, slot) for axis, _, slot in trace.pairs(q, v))
     return pieces or fixed_dim(size_of(v), "heads that do not fit")
+
+
+def _over_first(trace: Trace, query: Value) -> bool:
+    """Whether attention runs over the first dimension of an input of the model ([T, N, d])."""
+    steps = {id(f.axis.root) for f in query.dims[-2]}
+    return any(id(f.axis.root) in steps for dim in trace.first_dims for f in dim)
 
 
 def _heads(query: Value) -> int:

@@ -128,8 +128,6 @@ def _connect(
     if kind == "rnn":
         attributes["nonlinearity"] = call.op.split("_")[1]  # type: ignore[assignment]
     held = [state for state in first if state is not None and state.node is not None]
-    if held:
-        attributes["initial"] = ""  # type: ignore[assignment]
     trace.network.connect(x, node, kind, parts, attributes, refers=held[0].node if held else None)
     for state in held:
         trace.network.connect(state, node, "memory")
