@@ -35,7 +35,8 @@ FEATURES = 64
 NETWORKS = 64
 REAL = {"Cora": "cora", "PubMed": "pubmed", "Coauthor Physics": "coauthor_physics"}
 REPEATS = {"medium": 5, "neural graphs": 11, "Cora-sized": 31, "Cora": 31, "PubMed": 11, "Coauthor Physics": 5}
-OURS = {"medium": "edge list", "neural graphs": "dense blocks"}
+EAGER = {"neural graphs": "dense blocks"}  # the form that a layer chooses by itself, else the edge list
+COMPILED = {"neural graphs": "dense blocks", "Cora": "csr"}
 
 Graph = tuple[Tensor, int, Tensor | None, BlockGraph | None]
 
@@ -82,7 +83,8 @@ def _add_rows(report: Report, name: str, threads: int, result: dict[str, Any]) -
 
 def _add_goals(report: Report, name: str, result: dict[str, Any]) -> None:
     layers = result["layers"]
-    ours = OURS.get(name, "edge list")
+    ours = EAGER.get(name, "edge list")
+    compiled = f"{COMPILED.get(name, 'edge list')}, compiled"
 
     def speed(of: str, against: str) -> float:
         return layers[against]["seconds"] / layers[of]["seconds"]
@@ -91,19 +93,15 @@ def _add_goals(report: Report, name: str, result: dict[str, Any]) -> None:
     if name == "medium":
         report.goal("medium: times as fast as PyG", speed(ours, "PyG"), ">=", 2.0)
         report.goal("medium: share of PyG's peak", peak, "<=", 0.17)
-        report.goal(
-            "medium: compiled, times as fast as PyG compiled", speed(f"{ours}, compiled", "PyG, compiled"), ">=", 1.15
-        )
+        report.goal("medium: compiled, times as fast as PyG compiled", speed(compiled, "PyG, compiled"), ">=", 1.15)
     elif name == "neural graphs":
         report.goal("neural graphs: times as fast as PyG", speed(ours, "PyG"), ">=", 4.0)
         report.goal("neural graphs: share of PyG's peak", peak, "<=", 1 / 14)
-        figure = speed(f"{ours}, compiled", "PyG, compiled")
+        figure = speed(compiled, "PyG, compiled")
         report.goal("neural graphs: compiled, times as fast as PyG compiled", figure, ">=", 1.3)
     elif name == "Cora":
         report.goal("Cora: times as fast as PyG", speed(ours, "PyG"), ">=", 1.2)
-        report.goal(
-            "Cora: compiled, times as fast as PyG compiled", speed(f"{ours}, compiled", "PyG, compiled"), ">=", 1.0
-        )
+        report.goal("Cora: compiled, times as fast as PyG compiled", speed(compiled, "PyG, compiled"), ">=", 1.0)
 
 
 def measure(name: str, repeats: int) -> dict[str, Any]:
@@ -136,7 +134,8 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
     if blocks is not None:
         forwards["dense blocks"] = ours(blocks)
     forwards["PyG, compiled"] = lambda: compiled_pyg(x, edge_index, edge_attr)
-    forwards["edge list, compiled"] = ours(prepared, compiled=True)
+    forwards["edge list, compiled"] = ours(prepared, form="edge_list", compiled=True)
+    forwards["csr, compiled"] = ours(prepared, form="csr", compiled=True)
     if blocks is not None:
         forwards["dense blocks, compiled"] = ours(blocks, compiled=True)
     steps = {layer: _step(forward, x, grad) for layer, forward in forwards.items()}

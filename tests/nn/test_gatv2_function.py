@@ -331,6 +331,7 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports what torch calls deprecated
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_compiled_kernels_agree(dropout: float) -> None:
     graph = block_graph(mlp_spec([3, 5, 4, 2]), True)

@@ -19,6 +19,9 @@ from wsl.nn.gatv2.scores import LeakyReLUScore, SoftplusScore
 from wsl.nn.gatv2.topology import Loops, topology
 from wsl.nn.gatv2_function import Plan, Probe, gatv2
 
+SMALL = 2**20
+"""E·H·C up to which a compiled layer runs as CSR: fewer calls count for more than temporaries that fit the cache."""
+
 
 class GATv2Conv(nn.Module):
     r"""Graph attention whose ranking of neighbours depends on the query (Brody, Alon, Yahav, "How Attentive are Graph
@@ -45,7 +48,8 @@ class GATv2Conv(nn.Module):
         direct: what a node adds of itself outside the softmax (GAT+): "theta_n" a map of its own, "theta_r" the target
             map again, biases included; self loops are then removed from the graph, and none added.
         form: how edge lists run: "edge_list" in chunks that stay in cache, "csr" deterministically on any device,
-            "auto" the first unless an accelerator is asked for determinism. A :class:`BlockGraph` runs as dense blocks.
+            "auto" the first unless an accelerator is asked for determinism or a small graph runs compiled. A
+            :class:`BlockGraph` runs as dense blocks.
         compiled: fuse the passes over edges with ``torch.compile`` (seconds at the first call; needs a C++ compiler).
 
     Shapes:
@@ -162,7 +166,8 @@ class GATv2Conv(nn.Module):
 
     def _form(self, graph: EdgeGraph, x_source: Tensor) -> Form:
         deterministic = x_source.device.type != "cpu" and torch.are_deterministic_algorithms_enabled()
-        if self.form == "csr" or (self.form == "auto" and deterministic):
+        small = self.compiled and len(graph) * self.att.numel() <= SMALL
+        if self.form == "csr" or (self.form == "auto" and (deterministic or small)):
             return CsrForm(graph, self.compiled)
         return EdgeListForm(graph, compiled=self.compiled)
 

@@ -101,7 +101,10 @@ def _problem(plan: Plan, inputs: Inputs, xl: Tensor, xr: Tensor) -> Problem:
     keep = None
     if plan.dropout > 0.0:
         keep = draw_keep((plan.form.num_edges, len(inputs.att)), plan.dropout, plan.seed, xl)
-    return Problem(xl, xr, inputs.att, plan.score, inputs.edge_attr, inputs.weight_edge, keep)
+    # detached, for a compiler that meets a tensor with a history asks for its gradient
+    return Problem(
+        xl.detach(), xr.detach(), inputs.att.detach(), plan.score, inputs.edge_attr, inputs.weight_edge, keep
+    )
 
 
 def _combine(plan: Plan, inputs: Inputs, out: Tensor, xr: Tensor) -> Tensor:
@@ -118,7 +121,8 @@ def _combine(plan: Plan, inputs: Inputs, out: Tensor, xr: Tensor) -> Tensor:
 def _backward(ctx: Any, grad_y: Tensor | None, grad_alpha: Tensor | None) -> tuple[Tensor | None, ...]:
     plan: Plan = ctx.plan
     saved = ctx.saved_tensors
-    inputs, (xl, xr, out, alpha) = Inputs(*saved[:-4]), saved[-4:]
+    inputs, (xl, xr) = Inputs(*saved[:-4]), saved[-4:-2]
+    out, alpha = (tensor.detach() for tensor in saved[-2:])
     needed = Inputs(*ctx.needs_input_grad[1:])
     problem = _problem(plan, inputs, xl, xl if ctx.shared_query else xr)
     if grad_y is None:  # the loss reads α alone

@@ -1,9 +1,8 @@
-"""CSR form: whole-graph products with the attention as a sparse matrix, one per head.
+"""CSR form: whole-graph passes and sums over the segments of a sorted edge list.
 
 Every row of a result is owned by one reduction, so results do not depend on the order of atomic additions: the
-deterministic form on accelerators. Its temporaries are E×H×C (nothing of that size is saved).
-
-    o = A xl  with A_h = α[:, h] as a sparse matrix;   dxr, dxl: sums of the edges' gradients by target and by source
+deterministic form on accelerators, and with few calls the fast one for small graphs once compiled. Its temporaries are
+E×H×C (nothing of that size is saved).
 """
 
 from __future__ import annotations
@@ -39,14 +38,13 @@ class CsrForm:
 
     def forward(self, problem: Problem) -> tuple[Tensor, Tensor]:
         graph = self.graph
-        _, logit = fused(edge_logits, self.compiled)(*self._arguments(problem))
+        key, logit = fused(edge_logits, self.compiled)(*self._arguments(problem))
         rows = graph.row_pointer
         largest = torch.segment_reduce(logit, "max", offsets=rows, initial=-torch.inf, axis=0)
         share = logit.sub_(largest.index_select(0, graph.target)).exp_()
-        total = torch.segment_reduce(share, "sum", offsets=rows, initial=0.0, axis=0)
-        alpha = share.div_(total.index_select(0, graph.target))
+        alpha = share.div_(_segment_sums(share, rows).index_select(0, graph.target))
         weight = alpha if problem.keep is None else alpha * graph.to_sorted(problem.keep)
-        return _weighted_sums(problem.xl, graph.source, rows, weight), alpha
+        return _segment_sums(key.mul_(weight.unsqueeze(-1)), rows), alpha
 
     def backward(
         self, problem: Problem, alpha: Tensor, out: Tensor, grad: Tensor, grad_alpha: Tensor | None, wanted: Wanted
@@ -55,14 +53,14 @@ class CsrForm:
         keep = None if problem.keep is None else graph.to_sorted(problem.keep)
         mean = (grad * out).sum(-1)
         if grad_alpha is not None:
-            mean = mean + _segment_sums(alpha * grad_alpha, None, graph.row_pointer)
+            mean = mean + _segment_sums(alpha * grad_alpha, graph.row_pointer)
         grad_u, grad_source, grad_att = fused(edge_gradients, self.compiled)(
             *self._arguments(problem), grad, mean, alpha, keep, grad_alpha
         )
         by_source, columns = graph.by_source
         grads = Gradients(
-            _segment_sums(grad_source, by_source, columns),
-            _segment_sums(grad_u, None, graph.row_pointer),
+            _segment_sums(grad_source, columns, by_source),
+            _segment_sums(grad_u, graph.row_pointer),
             grad_att,
         )
         if problem.edge_attr is not None and problem.weight_edge is not None:
@@ -81,23 +79,11 @@ class CsrForm:
         return problem.score, problem.att, problem.xl, problem.xr, self.graph.source, self.graph.target, edge
 
 
-def _weighted_sums(states: Tensor, neighbours: Tensor, pointer: Tensor, weight: Tensor) -> Tensor:
-    """``out_i = Σ_k weight_k states[neighbours_k]`` over the segment k of i, per head: ``[n, H, C]``."""
-    heads = [_bags(states[:, h], neighbours, pointer, weight[:, h]) for h in range(weight.shape[1])]
-    return torch.stack(heads, dim=1)
-
-
-def _segment_sums(per_edge: Tensor, positions: Tensor | None, pointer: Tensor) -> Tensor:
-    """Sum of the rows ``positions`` (None: all, in order) of ``per_edge [E, …]`` over each segment."""
+def _segment_sums(per_edge: Tensor, pointer: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Sums of the rows ``positions`` (None: all, in order) of ``per_edge [E, …]`` over segments: ``[n, …]``."""
+    if not len(per_edge):
+        return per_edge.new_zeros(len(pointer) - 1, *per_edge.shape[1:])
     if positions is None:
         positions = torch.arange(len(per_edge), device=per_edge.device)
-    return _bags(per_edge.flatten(1), positions, pointer, None).unflatten(1, per_edge.shape[1:])
-
-
-def _bags(table: Tensor, positions: Tensor, pointer: Tensor, weight: Tensor | None) -> Tensor:
-    if not len(positions):
-        return table.new_zeros(len(pointer) - 1, table.shape[1])
-    weight = None if weight is None else weight.contiguous()
-    return F.embedding_bag(
-        positions, table.contiguous(), pointer, mode="sum", per_sample_weights=weight, include_last_offset=True
-    )
+    sums = F.embedding_bag(positions, per_edge.flatten(1), pointer, mode="sum", include_last_offset=True)
+    return sums.unflatten(1, per_edge.shape[1:])
