@@ -12,7 +12,6 @@ from wsl import __version__
 from wsl.config import ConfigError
 from wsl.encoders.base import Encoder
 from wsl.run_folder import write_text
-from wsl.spec import WeightSpec
 
 
 def save_encoder(encoder: Encoder, config: dict[str, Any], folder: Path) -> None:
@@ -35,8 +34,8 @@ def save_encoder(encoder: Encoder, config: dict[str, Any], folder: Path) -> None
     write_text(folder / "model.json", json.dumps(card, indent=1) + "\n")
 
 
-def read_encoder_card(folder: Path) -> tuple[WeightSpec, int, dict[str, Any]]:
-    """(spec, out_features, config group) of an exported encoder.
+def read_encoder_card(folder: Path) -> tuple[dict[str, Any], int, dict[str, Any]]:
+    """(spec as plain values, out_features, config group) of an exported encoder.
 
     Raises:
         ConfigError: if ``model.json`` is absent or not of this format.
@@ -46,6 +45,6 @@ def read_encoder_card(folder: Path) -> tuple[WeightSpec, int, dict[str, Any]]:
         card = json.loads(path.read_text())
         if card.get("format") != "wsl-encoder":
             raise ConfigError(f"{path} is not an exported encoder (format {card.get('format')!r})")
-        return WeightSpec.from_dict(card["spec"]), int(card["out_features"]), dict(card["encoder"])
+        return dict(card["spec"]), int(card["out_features"]), dict(card["encoder"])
     except (OSError, json.JSONDecodeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read as an exported encoder: {error}") from None

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch.utils.data import Dataset
 
 from wsl.batch import WeightBatch
+from wsl.data.base import Data
 from wsl.data.loader import loader
 from wsl.data.sampler import BatchSampler
 from wsl.ranges import NonNegativeInt, PositiveInt
@@ -33,7 +33,7 @@ class RowDataset(Dataset[WeightBatch]):
         )
 
 
-class ZooData(pl.LightningDataModule):
+class ZooData(Data):
     """Networks of a zoo file, split into train, val and test as the file says.
 
     Args:
@@ -83,6 +83,7 @@ class ZooData(pl.LightningDataModule):
                 if split not in zoo.splits or not len(zoo.splits[split]):
                     raise ZooError(f"{self.path} has no rows in split {split!r}; it has {sorted(zoo.splits)}")
             self.spec: WeightSpec = zoo.specs[0]
+            self.inputs = f"networks of {self.spec.numel:,} parameters"
             self.digest: str = zoo.digest
             self.recipe: dict[str, Any] = zoo.recipe
             self.rows = {name: self._chosen(zoo, name) for name in ("train", "val", "test")}

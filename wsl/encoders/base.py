@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -26,12 +26,14 @@ class Encoder(nn.Module):
     Attributes:
         symmetries: what the encoder respects of (permutation, scaling, sign, phase), wherever the spec has it.
         equivariant: whether the output is a field over the parameters.
+        reads: the type of description that it is built for.
         spec: the spec that it was built for.
         out_features: number of features returned.
     """
 
     symmetries: ClassVar[frozenset[str]] = frozenset()
     equivariant: bool = False
+    reads: ClassVar[type[Any]] = WeightSpec
 
     def __init__(self, spec: WeightSpec, out_features: int) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch import Tensor
 from wsl.batch import WeightBatch
 from wsl.data.sampler import mixed_seed
 from wsl.encoders.base import Encoder
+from wsl.spec import WeightSpec
 from wsl.tasks.gathered import GatheredRows, Rows
 from wsl.tasks.optimisation import MakeOptimizer, MakeScheduler
 
@@ -20,11 +21,13 @@ class Task(pl.LightningModule):
 
     Attributes:
         monitor: the validation metric that chooses the checkpoint; ``mode``: "max" or "min".
+        reads: the type of description that the encoder's inputs have.
         tested: after testing, the encoder's outputs for every test row.
     """
 
     monitor: ClassVar[str]
     mode: ClassVar[str]
+    reads: ClassVar[type] = WeightSpec
 
     def __init__(self, encoder: Encoder, optimizer: MakeOptimizer, scheduler: MakeScheduler, seed: int = 0) -> None:
         super().__init__()
@@ -32,6 +35,10 @@ class Task(pl.LightningModule):
         self._make_optimizer, self._make_scheduler, self._seed = optimizer, scheduler, seed
         self._val_rows, self._test_rows = GatheredRows(), GatheredRows()
         self.tested: Rows | None = None
+
+    def output(self, batch: WeightBatch) -> Tensor:
+        """What the encoder says about the rows of the batch."""
+        return self.encoder(batch)
 
     def loss(self, output: Tensor, batch: WeightBatch) -> Tensor:
         raise NotImplementedError
@@ -42,7 +49,7 @@ class Task(pl.LightningModule):
     def training_step(self, batch: WeightBatch, batch_index: int) -> Tensor:
         # Dropout and the like depend on (seed, epoch, batch, rank) alone, so a resumed run repeats exactly.
         torch.manual_seed(mixed_seed(self._seed, self.current_epoch, batch_index, self.global_rank))
-        loss = self.loss(self.encoder(batch), batch)
+        loss = self.loss(self.output(batch), batch)
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch))
         return loss
 
@@ -59,7 +66,7 @@ class Task(pl.LightningModule):
         self.tested = self._conclude("test")
 
     def _evaluate(self, split: str, batch: WeightBatch) -> None:
-        output = self.encoder(batch)
+        output = self.output(batch)
         self.log(f"{split}/loss", self.loss(output, batch), batch_size=len(batch), sync_dist=True)
         assert batch.row_ids is not None and batch.target is not None, "a zoo's batches carry ids and targets"
         self._gathered(split).update(batch.row_ids, output, batch.target)

@@ -1,0 +1,36 @@
+"""The contract of every data module: what the rest of a run asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+class Data(pl.LightningDataModule):
+    """Inputs with targets in the splits train, val and test.
+
+    The constructor's signature, ``seed`` apart, is the schema of the module's config group.
+
+    Attributes:
+        path: where it comes from.
+        spec: what all inputs share; the encoder is built for it.
+        classes: number of classes, 0 where the target is no class.
+        rows: the rows of each split.
+        inputs: what a row is, in words, for the log.
+        digest: of the content. recipe: how it was made, plain values.
+    """
+
+    path: Path
+    spec: Any
+    classes: int
+    rows: Mapping[str, Any]
+    inputs: str
+    digest: str
+    recipe: dict[str, Any]
+
+    def example(self) -> Any:
+        """A large batch of training inputs, for statistics."""
+        raise NotImplementedError

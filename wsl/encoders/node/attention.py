@@ -1,0 +1,138 @@
+"""GAT and GATv2: neighbours averaged with learned weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from wsl.encoders.node.base import ACTIVATIONS, Activation, NodeEncoder, widths
+from wsl.graphs.geometric import geometric
+from wsl.graphs.node_graph import NodeBatch, NodeGraphSpec
+from wsl.nn.gatv2.balance import balance_
+from wsl.nn.gatv2_conv import GATv2Conv
+from wsl.ranges import PositiveInt, Rate
+
+
+class GAT(NodeEncoder):
+    """y_i = Σ_{j ∈ N(i) ∪ i} α_ij W x_j + b, α_i = softmax_j LeakyReLU(a_1 · W x_i + a_2 · W x_j).
+
+    Heads stand side by side between layers and are averaged in the last one.
+
+    Source: Veličković et al., "Graph Attention Networks", ICLR 2018.
+
+    Args:
+        hidden: features between layers, all heads together; a multiple of ``heads``.
+        layers: number of layers.
+        heads: H.
+        activation: between layers.
+        dropout: rate on the input of every layer, in training.
+        attention_dropout: rate on attention weights, in training.
+
+    Raises:
+        ValueError: if ``heads`` does not divide ``hidden``.
+    """
+
+    def __init__(
+        self,
+        spec: NodeGraphSpec,
+        out_features: int,
+        *,
+        hidden: PositiveInt = 64,
+        layers: PositiveInt = 2,
+        heads: PositiveInt = 8,
+        activation: Activation = "elu",
+        dropout: Rate = 0.6,
+        attention_dropout: Rate = 0.6,
+    ) -> None:
+        stack = [
+            geometric("nn").GATConv(source, target, heads, concat=concat, dropout=attention_dropout)
+            for source, target, concat in _head_widths(widths(spec, out_features, hidden, layers), heads)
+        ]
+        super().__init__(spec, out_features, stack, activation, dropout)
+
+
+class GATv2Node(NodeEncoder):
+    """GATv2: :class:`wsl.nn.gatv2_conv.GATv2Conv` layers, heads side by side and averaged in the last one.
+
+    Source: Brody, Alon, Yahav, "How Attentive are Graph Attention Networks?", ICLR 2022.
+
+    Args:
+        hidden: features between layers, all heads together; a multiple of ``heads``.
+        layers: number of layers.
+        heads: H.
+        activation: between layers. With "relu" the gradients obey a conservation law that can be checked.
+        dropout: rate on the input of every layer, in training.
+        attention_dropout: rate on attention weights, in training.
+        share_weights: one map for sources and targets.
+        score: "leaky_relu", or "softplus" (GAT+), with which the target map learns where signs agree.
+        direct: what a node adds of itself outside the softmax (GAT+): "theta_n", "theta_r"; no self loops are then
+            used.
+        init: "glorot", or "balanced" (:func:`wsl.nn.gatv2.balance.balance_`), which deep stacks need.
+
+    Raises:
+        ValueError: if ``heads`` does not divide ``hidden``, or the balanced initialisation does not exist.
+    """
+
+    def __init__(
+        self,
+        spec: NodeGraphSpec,
+        out_features: int,
+        *,
+        hidden: PositiveInt = 64,
+        layers: PositiveInt = 2,
+        heads: PositiveInt = 8,
+        activation: Activation = "elu",
+        dropout: Rate = 0.6,
+        attention_dropout: Rate = 0.6,
+        share_weights: bool = False,
+        score: Literal["leaky_relu", "softplus"] = "leaky_relu",
+        direct: Literal["none", "theta_n", "theta_r"] = "none",
+        init: Literal["glorot", "balanced"] = "glorot",
+    ) -> None:
+        stack = [
+            GATv2Conv(
+                source,
+                target,
+                heads,
+                concat=concat,
+                dropout=attention_dropout,
+                share_weights=share_weights,
+                score=score,
+                direct=direct,
+            )
+            for source, target, concat in _head_widths(widths(spec, out_features, hidden, layers), heads)
+        ]
+        if init == "balanced":
+            balance_(stack)
+        super().__init__(spec, out_features, stack, activation, dropout)
+
+    @property
+    def conserved_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Neighbouring layers between which only channel-wise, positively homogeneous operations stand."""
+        if self.activation != "relu":
+            return ()
+        return tuple((f"layers.{n}", f"layers.{n + 1}") for n in range(len(self.layers) - 1))
+
+    @torch.no_grad()
+    def attention(self, batch: NodeBatch) -> list[tuple[Tensor, Tensor]]:
+        """For each layer the edges used ``[2, E']``, self loops at the end, and their weights ``[E', H]``."""
+        training = self.training
+        self.eval()
+        x, found = batch.graph.x, []
+        for layer in self.layers:
+            x, used = layer(x, batch.graph.edge_index, return_attention_weights=True)
+            found.append(used)
+            x = ACTIVATIONS[self.activation](x)
+        self.train(training)
+        return found
+
+
+def _head_widths(pairs: list[tuple[int, int]], heads: int) -> list[tuple[int, int, bool]]:
+    """(in, out per head, side by side) of each layer."""
+    for _, hidden in pairs[:-1]:
+        if hidden % heads:
+            raise ValueError(f"{heads} heads cannot share {hidden} hidden features; make hidden a multiple of heads")
+    last = len(pairs) - 1
+    return [(i, o, False) if n == last else (i, o // heads, True) for n, (i, o) in enumerate(pairs)]
