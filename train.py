@@ -21,6 +21,7 @@ def run(config: RunConfig, folder: Path) -> Result:
     encoder = build.encoder(config, data)
     task = build.task(config, encoder)
     trainer = build.trainer(config, task, data, folder)
+    report.announce(config, folder, data, encoder, task)
 
     start = time.monotonic()
     trainer.fit(task, data, ckpt_path=build.checkpoint(config, folder), weights_only=True)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,36 @@ def experiments() -> list[str]:
 def test_every_experiment_composes_and_runs_two_steps(name: str, small_zoo: Path, tmp_path: Path) -> None:
     train.run(config(small_zoo, f"experiment={name}", "trainer=debug", "trainer.progress=none"), tmp_path)
     assert (tmp_path / "result.json").exists()
+
+
+def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(small_zoo: Path, tmp_path: Path) -> None:
+    fixed = [
+        f"data.path={small_zoo}",
+        "data.build=''",
+        "data.batch_size=8",
+        "compare=[]",
+        "encoder=statnn",
+        "logger=csv",
+    ]
+    fixed += ["encoder.dropout=0.3", "trainer.max_epochs=40"]
+    whole = command(*fixed, f"run_root={tmp_path / 'whole'}", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    arguments = [sys.executable, str(ROOT / "train.py"), *fixed, f"run_root={tmp_path / 'part'}"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("part/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    (folder,) = (tmp_path / "part").iterdir()
+    assert not (folder / "result.json").exists(), "killed too late to show anything"
+    resumed = command(f"resume={folder}", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    (other,) = (tmp_path / "whole").iterdir()
+    a, b = weights(folder), weights(other)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert Result.read(folder).test == Result.read(other).test
+    assert (folder / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from pytorch_lightning.loggers import WandbLogger
 
 from wsl import plots, results
 from wsl.build import RunConfig
+from wsl.data.base import Data
 from wsl.data.zoo_data import ZooData
+from wsl.encoders.base import Encoder
 from wsl.export import save_encoder
 from wsl.results import Result
 from wsl.tasks.base import Task
@@ -20,7 +23,26 @@ from wsl.zoo.render import render
 SHOWN = 32  # INRs in the gallery
 
 
-def conclude(config: RunConfig, folder: Path, data: ZooData, task: Task, trainer: pl.Trainer, seconds: float) -> Result:
+def announce(config: RunConfig, folder: Path, data: Data, encoder: Encoder, task: Task) -> None:
+    """Say in five lines what is about to be done (on the first rank, unless progress is off)."""
+    if config.trainer.progress == "none" or int(os.environ.get("LOCAL_RANK", 0)):
+        return
+    sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in data.rows.items())
+    parameters = sum(p.numel() for p in encoder.parameters())
+    lines = {
+        "config": f"seed {config.seed}, in {folder}",
+        "data": f"{data.path}: {sizes} {data.inputs}",
+        "encoder": f"{config.label} with {parameters:,} parameters",
+        "task": f"{config.task.name}; the checkpoint is chosen by {task.monitor}",
+        "trainer": f"{config.trainer.accelerator}, {config.trainer.max_epochs} epochs",
+    }
+    console = results.console()
+    console.print()
+    for word, text in lines.items():
+        console.print(f"[bold]{word:<8}[/] {text}", soft_wrap=True)
+
+
+def conclude(config: RunConfig, folder: Path, data: Data, task: Task, trainer: pl.Trainer, seconds: float) -> Result:
     """Write the result, the encoder and the figures of a tested run."""
     checkpoint = trainer.checkpoint_callback
     assert isinstance(checkpoint, ModelCheckpoint)
@@ -66,7 +88,7 @@ def finish(folder: Path, found: Sequence[Result]) -> float:
     return first.test[first.metric]
 
 
-def _figures(folder: Path, data: ZooData, task: Task, result: Result) -> list[Path]:
+def _figures(folder: Path, data: Data, task: Task, result: Result) -> list[Path]:
     made = [
         plots.learning_curve(
             folder / "metrics.csv", task.monitor, result.epoch, folder / "figures" / "learning_curve.png"
@@ -79,7 +101,7 @@ def _figures(folder: Path, data: ZooData, task: Task, result: Result) -> list[Pa
     made.append(
         plots.confusion_matrix(rows.target, predicted, data.classes, folder / "figures" / "confusion_matrix.png")
     )
-    if size := data.recipe.get("render"):
+    if isinstance(data, ZooData) and (size := data.recipe.get("render")):
         h, w, c = size["height"], size["width"], size["channels"]
         first = [int(p) for p in range(min(SHOWN, len(rows.row_ids)))]
         batch = data.dataset("test")[first]
