@@ -28,6 +28,7 @@ from wsl.data.graph_data import GraphData
 from wsl.data.zoo_data import ZooData
 from wsl.encoders.base import Encoder
 from wsl.encoders.gatv2 import GATv2Encoder
+from wsl.encoders.deep_set import DeepSet
 from wsl.encoders.mlp import FlatMLP
 from wsl.encoders.nfn import NFNHNP, NFNNP
 from wsl.encoders.nft import NFT
@@ -53,6 +54,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "nfn_np": NFNNP,
     "nfn_hnp": NFNHNP,
     "nft": NFT,
+    "deep_set": DeepSet,
     "mlp": FlatMLP,
     "statnn": StatNN,
     "probe_mlp": ProbeMLP,

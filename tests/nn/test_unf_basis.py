@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from label_specs import cnn, elman, gru_seq2seq, labelled, mlp, residual, transformer
 
+from wsl.nn.deep_set import DeepSetLinear
 from wsl.nn.unf.basis import BasisOptions, count_table, exchanges
 from wsl.nn.unf.layout import Layout
 from wsl.nn.unf.linear import UNFLinear
@@ -116,10 +117,11 @@ def parameters(spec: WeightSpec, options: BasisOptions, c_in: int = 32, c_out: i
 
 
 def test_published_parameter_counts() -> None:
-    """Learned optimizers of the paper: trunk 2,752, last layer 32 → 1, and three scalars."""
-    trunk = sum(i * o + o for i, o in ((19, 32), (32, 32), (32, 32))) + 3
-    assert trunk + 33 == 2788
-    assert trunk + parameters(mlp([64, 32, 10]), OFFICIAL) == 3783
+    """Learned optimizers of the paper: a Deep Set trunk of three layers, a last layer 32 → 1, and three scalars."""
+    spec = mlp([64, 32, 10])
+    layers = [DeepSetLinear(spec, i, o, reduced=True) for i, o in ((19, 32), (32, 32), (32, 32))]
+    trunk = sum(p.numel() for layer in layers for p in layer.parameters()) + 3
+    assert trunk + parameters(spec, OFFICIAL) == 3783
     conv = {"c1": "1 0 a a", "b1": "1", "c2": "2 1 y x", "b2": "2", "w": "3 2", "b3": "3"}
     sizes = {"0": 3, "1": 16, "2": 32, "3": 10, "a": 3, "y": 3, "x": 3}
     assert trunk + parameters(labelled(conv, sizes), OFFICIAL) == 7369
