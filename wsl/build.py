@@ -27,8 +27,8 @@ from wsl.data.base import Data
 from wsl.data.graph_data import GraphData
 from wsl.data.zoo_data import ZooData
 from wsl.encoders.base import Encoder
-from wsl.encoders.gatv2 import GATv2Encoder
 from wsl.encoders.deep_set import DeepSet
+from wsl.encoders.gatv2 import GATv2Encoder
 from wsl.encoders.mlp import FlatMLP
 from wsl.encoders.nfn import NFNHNP, NFNNP
 from wsl.encoders.nft import NFT
