@@ -21,6 +21,9 @@ from wsl.nn.gatv2.graph import EdgeGraph
 from wsl.nn.gatv2.kernels import fused, logits, score_gradients
 from wsl.nn.gatv2.problem import Gradients, Problem, Wanted
 
+NETWORKS = 2
+"""Times larger chunks of networks than of edges: a block's few operations pay more for each call than for the cache."""
+
 
 @dataclass(frozen=True)
 class DenseBlocksForm:
@@ -134,7 +137,7 @@ class DenseBlocksForm:
 
     def _graph_chunks(self, problem: Problem) -> Iterator[slice]:
         largest = max((block.numel for block in self.graph.blocks), default=1) * problem.att.numel()
-        size = self.chunk or max(1, floats_per_chunk(problem.xl) // max(1, largest))
+        size = self.chunk or max(1, NETWORKS * floats_per_chunk(problem.xl) // max(1, largest))
         for start in range(0, self.batch, size):
             yield slice(start, min(start + size, self.batch))
 
@@ -142,7 +145,7 @@ class DenseBlocksForm:
         """Blocks, those too large for the cache in pieces of rows."""
         for block in self.graph.blocks:
             rows, columns = block.shape
-            size = max(1, floats_per_chunk(part.xl) // max(1, columns * part.att.numel() * len(part.xl)))
+            size = max(1, NETWORKS * floats_per_chunk(part.xl) // max(1, columns * part.att.numel() * len(part.xl)))
             for start in range(0, rows, size):
                 yield block, slice(start, min(start + size, rows))
 
