@@ -85,7 +85,7 @@ def _traced(target: str, shapes: Sequence[str]) -> Shown:
             f"{target} returned no example inputs; give their shapes: --input 2,3,32,32 (tokens: 2,16:1000)"
         )
     report = trace_report(module, inputs)
-    more = [
+    more: list[RenderableType] = [
         *_optional("frozen axes", ("tensor", "axis", "why"), [
             (f.tensor, str(f.axis), "; ".join(f.reasons)) for f in report.frozen]),
         *_optional("free directions: axes that can be permuted alone", ("tensor", "axis", "label", "why"), [
@@ -94,6 +94,8 @@ def _traced(target: str, shapes: Sequence[str]) -> Shown:
             *((name, "no floating-point tensor") for name in report.left_out),
             *((name, f"the same tensor as {kept}") for name, kept in report.aliases.items())]),
     ]  # fmt: skip
+    if not report.free:
+        more.append("no free directions: permuting any axis alone changes the outputs")
     return f"{target} ({type(module).__name__})", report.spec, more
 
 

@@ -56,7 +56,15 @@ def test_a_module_is_traced(script: ModuleType, capsys: pytest.CaptureFixture[st
         "def wrong():\n    return 3\n"
     )
     shown = output(script, capsys, f"{file}:with_inputs", "--json", tmp_path / "spec.json")
-    for text in ("26 parameters", "verified numerically", "4! = 10^1.4", "2^4", "an output of the model"):
+    texts = (
+        "26 parameters",
+        "verified numerically",
+        "4! = 10^1.4",
+        "2^4",
+        "an output of the model",
+        "no free directions",
+    )
+    for text in texts:
         assert text in shown
     spec = WeightSpec.from_json((tmp_path / "spec.json").read_text())
     assert spec.verified and spec.numel == 26
