@@ -89,6 +89,7 @@ if TYPE_CHECKING:  # the schemas are made at run time, so a type checker cannot 
     SchedulerConfig: TypeAlias = Any
     TrainerConfig: TypeAlias = Any
     LoggerConfig: TypeAlias = Any
+    CallbacksConfig: TypeAlias = Any
 else:
     DataConfig = _group(DATA, "seed")
     EncoderConfig = _group(ENCODERS, "spec", "out_features")
@@ -97,6 +98,7 @@ else:
     SchedulerConfig = _group(SCHEDULERS)
     TrainerConfig = schema_of("", trainers.lightning_trainer, ("folder", "callbacks", "loggers"))
     LoggerConfig = schema_of("", trainers.loggers, ("folder", "name"))
+    CallbacksConfig = schema_of("", trainers.callbacks, ("folder", "monitor", "mode", "source", "seed"))
 
 
 class RunConfig(Strict):
@@ -109,6 +111,7 @@ class RunConfig(Strict):
     scheduler: SchedulerConfig
     trainer: TrainerConfig
     logger: LoggerConfig
+    callbacks: CallbacksConfig
     seed: NonNegativeInt
     compile: bool
     run_root: str
@@ -166,8 +169,11 @@ def encoder(config: RunConfig, data: Data) -> Encoder:
     """The encoder for the data's spec, its statistics fitted to the training rows.
 
     Raises:
-        ConfigError: if encoder or task is made for another kind of data.
+        ConfigError: if encoder or task is made for another kind of data, or gradients of a compiled encoder are to be
+            watched.
     """
+    if config.compile and config.callbacks.gradient_flow is not None:
+        raise ConfigError("compile=true hides the layers that callbacks=gradient_flow watches; choose one of the two")
     for group, chosen in (("encoder", ENCODERS[config.encoder.name]), ("task", TASKS[config.task.name])):
         if not isinstance(data.spec, chosen.reads):
             raise ConfigError(
@@ -195,7 +201,14 @@ def trainer(config: RunConfig, task: Task, data: Data, folder: Path) -> pl.Train
     source = {"path": str(data.path), "digest": data.digest, "recipe": data.recipe}
     if (resumed := checkpoint(config, folder)) is not None:
         MetricsFile(folder).forget_after(AtomicCheckpointIO().load_checkpoint(resumed)["global_step"])
-    callbacks = trainers.callbacks(folder, task.monitor, task.mode, source, config.seed)
+    callbacks = trainers.callbacks(
+        folder=folder,
+        monitor=task.monitor,
+        mode=task.mode,
+        source=source,
+        seed=config.seed,
+        **arguments(config.callbacks),
+    )
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         run_folder.write_config(folder, config.plain())
         for logger in loggers:

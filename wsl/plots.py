@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -77,6 +77,32 @@ def comparison(names: Sequence[str], values: Sequence[float], metric: str, path:
     axes.invert_yaxis()
     axes.set(xlabel=metric, xlim=(min(0.0, *values), max(values) * 1.15 if max(values) > 0 else 1))
     axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def layers_by_steps(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: Path) -> Path:
+    """One heat map for each quantity, layers downwards, steps to the right; the colours are powers of ten.
+
+    Args:
+        panels: {title: {layer: [(step, value), …]}}; values of 0 and what is not finite stay white.
+    """
+    shown = {title: layers for title, layers in panels.items() if layers}
+    figure = Figure(figsize=(9, 0.5 + sum(0.8 + 0.22 * len(layers) for layers in shown.values())), layout="constrained")
+    for number, (title, layers) in enumerate(shown.items()):
+        axes = figure.add_subplot(len(shown), 1, number + 1)
+        steps = sorted({step for series in layers.values() for step, _ in series})
+        column = {step: n for n, step in enumerate(steps)}
+        values = np.full((len(layers), len(steps)), np.nan)
+        for row, series in enumerate(layers.values()):
+            for step, value in series:
+                values[row, column[step]] = np.log10(value) if 0 < value < np.inf else np.nan
+        image = axes.imshow(values, aspect="auto", cmap="viridis", interpolation="nearest")
+        figure.colorbar(image, ax=axes, label="log₁₀", pad=0.01)
+        ticks = np.unique(np.linspace(0, len(steps) - 1, min(8, len(steps))).astype(int))
+        axes.set(xticks=ticks, xticklabels=[str(steps[t]) for t in ticks], xlabel="step")
+        axes.set(yticks=range(len(layers)), yticklabels=list(layers))
+        axes.set_title(title, fontsize=9, loc="left")
+        axes.tick_params(labelsize=7)
     return _save(figure, path)
 
 

@@ -9,7 +9,7 @@ import uuid
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
@@ -18,9 +18,11 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from rich.console import Console
 
 from wsl.callbacks.finite import StopOnNonFinite
+from wsl.callbacks.gradient_flow import GradientFlow
 from wsl.callbacks.progress import PlainProgress
 from wsl.callbacks.provenance import Provenance
 from wsl.checkpoint import AtomicCheckpointIO
+from wsl.config import arguments, schema_of
 from wsl.metrics_file import MetricsFile
 from wsl.ranges import Fraction, NonNegativeFloat, PositiveInt
 
@@ -32,6 +34,12 @@ FOREIGN_WARNINGS = (
     ".*smaller than the logging interval",
     "Checkpoint directory .* exists and is not empty",  # the run that is resumed
 )
+
+
+if TYPE_CHECKING:
+    GradientFlowConfig: TypeAlias = Any
+else:
+    GradientFlowConfig = schema_of("", GradientFlow, ("folder",))
 
 
 def lightning_trainer(
@@ -95,8 +103,16 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def callbacks(folder: Path, monitor: str, mode: str, source: dict[str, Any], seed: int) -> list[pl.Callback]:
-    """Checkpoints (the best by validation, the last), the non-finite guard, provenance."""
+def callbacks(
+    *,
+    folder: Path,
+    monitor: str,
+    mode: str,
+    source: dict[str, Any],
+    seed: int,
+    gradient_flow: GradientFlowConfig | None = None,
+) -> list[pl.Callback]:
+    """Checkpoints (the best by validation, the last), non-finite guard, provenance, and what the config asks for."""
     checkpoints = ModelCheckpoint(
         dirpath=folder / "checkpoints",
         filename=f"best-{{epoch}}-{{{monitor}:.4f}}",
@@ -107,7 +123,10 @@ def callbacks(folder: Path, monitor: str, mode: str, source: dict[str, Any], see
         save_last=True,
         enable_version_counter=False,
     )
-    return [checkpoints, StopOnNonFinite(), Provenance(folder, source, seed)]
+    always = [checkpoints, StopOnNonFinite(), Provenance(folder, source, seed)]
+    if gradient_flow is None:
+        return always
+    return [GradientFlow(folder, **arguments(gradient_flow)), *always]  # first: it is to see what stops a run
 
 
 def loggers(
