@@ -296,3 +296,30 @@ def test_memory_is_flat_over_200_steps() -> None:
     gc.collect()
     one_step = 1000 * 8 * 16 * 4  # one E×H×C tensor
     assert resident() - before < 16 * one_step, f"grew by {(resident() - before) / 2**20:.1f} MiB in 200 steps"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports what torch calls deprecated
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # asked by torch's compiler where it takes over again
+def test_compiled_layers_and_compiled_models_agree() -> None:
+    ours, theirs = twins(out_channels=4, heads=2, edge_dim=3)
+    inputs = [torch.randn(NODES, 7, dtype=torch.float64), torch.randn(EDGES, 3, dtype=torch.float64)]
+    edge_index = awkward_graph(0)
+    ours.compiled = True
+    for form in ("auto", "edge_list"):
+        ours.form = form
+        assert_same(ours, theirs, inputs, lambda layer: layer(inputs[0], edge_index, inputs[1]))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = GATv2Conv(7, 4, heads=2), GATv2Conv(8, 3)
+
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            return self.second(self.first(x, edges).relu(), edges)
+
+    net = Net().double()
+    compiled = torch.compile(net, dynamic=True)
+    for seed, nodes in enumerate((20, 30)):
+        x, edges = torch.randn(nodes, 7, dtype=torch.float64), awkward_graph(seed)
+        assert relative(compiled(x, edges).detach(), net(x, edges).detach()) <= 1e-12

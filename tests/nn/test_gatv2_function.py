@@ -162,6 +162,19 @@ def test_finite_differences(form: str, dropout: float, softplus: bool) -> None:
         assert torch.autograd.gradcheck(lambda *tensors: gatv2(plan, Inputs(*tensors)), tuple(inputs))
 
 
+@pytest.mark.parametrize(("targets", "shared", "concat"), [(4, False, True), (4, True, False), (None, True, True)])
+def test_finite_differences_bipartite_shared_and_mean(targets: int | None, shared: bool, concat: bool) -> None:
+    edge_index = torch.tensor([[0, 4, 2, 1, 3, 4], [1, 1, 0, 3, 3, 3]])
+    inputs = draw(5, 6, targets=targets, shared=shared, outputs=H * C if concat else C)
+    plan = Plan(EdgeListForm(EdgeGraph.from_edge_index(edge_index, 5, targets)), concat, dropout=0.2, seed=9)
+    names = [name for name in Inputs._fields if getattr(inputs, name) is not None]
+
+    def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return gatv2(plan, Inputs(**dict(zip(names, tensors, strict=True))))
+
+    assert torch.autograd.gradcheck(function, tuple(given(inputs)))
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("chunk", [None, 2])
@@ -172,7 +185,7 @@ def test_dense_blocks_equal_the_edge_list(
     form = DenseBlocksForm(graph, 3, chunk)
     inputs = draw(3 * graph.num_nodes, form.num_edges)
     blocks = results(lambda i: run(Plan(form, dropout=dropout, seed=5), i), inputs)
-    listed = EdgeListForm(form.sorted_edges())
+    listed = EdgeListForm(form.sorted_edges(torch.device("cpu")))
     assert_close(blocks, results(lambda i: run(Plan(listed, dropout=dropout, seed=5), i), inputs))
     monkeypatch.setattr("wsl.nn.gatv2.edge_list.CHUNK_FLOATS", 2 * 4 * H * C)  # blocks in pieces of two rows
     assert_close(blocks, results(lambda i: run(Plan(form, dropout=dropout, seed=5), i), inputs))
@@ -269,7 +282,7 @@ def test_second_derivatives_are_refused_by_name() -> None:
 def test_saves_nothing_of_the_size_of_edges_times_channels(form: str, dropout: float) -> None:
     graph = block_graph(mlp_spec([8, 16, 16, 8]), reverse_edges=True)
     blocks = DenseBlocksForm(graph, 4)
-    built: Form = blocks if form == "dense blocks" else FORMS[form](blocks.sorted_edges())
+    built: Form = blocks if form == "dense blocks" else FORMS[form](blocks.sorted_edges(torch.device("cpu")))
     inputs = draw(4 * graph.num_nodes, built.num_edges)
     saved: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t.numel()), t)[1], lambda t: t):
@@ -279,6 +292,34 @@ def test_saves_nothing_of_the_size_of_edges_times_channels(form: str, dropout: f
     assert saved and max(saved) <= max(edges * H, edges * D, nodes * H * C)
     parameters = sum(t.numel() for t in given(inputs)) - edges * D - nodes * F_IN
     assert sum(saved) <= 3 * nodes * H * C + edges * (H + D) + nodes * F_IN + parameters
+
+
+def peak_bytes(step: Callable[[], None]) -> int:
+    """Largest running sum of what a step allocates and frees."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    total = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            total += event.nbytes()
+            peak = max(peak, total)
+    return peak
+
+
+def test_a_step_never_holds_a_tensor_of_edges_times_channels() -> None:
+    nodes, edges = 500, 50_000
+    inputs = draw(nodes, edges, edge=False, dtype=torch.float32)
+    edge_index = torch.randint(nodes, (2, edges))
+    whole = 4 * edges * H * C
+    peaks = {}
+    for name, form in FORMS.items():
+        plan = Plan(form(EdgeGraph.from_edge_index(edge_index, nodes)))
+        if name == "edge list":
+            plan = Plan(EdgeListForm(plan.form.sorted_edges(torch.device("cpu")), 1024))
+        if name != "edge list, chunks of 3":
+            peaks[name] = peak_bytes(lambda: gatv2(plan, inputs)[0].sum().backward())  # noqa: B023
+    assert peaks["edge list"] < 0.8 * whole  # α and the logits' gradient among it: H / (H·C) of it each
+    assert peaks["csr"] > 3 * whole  # or the measurement would say nothing
 
 
 @pytest.mark.parametrize(("shared", "bias", "edge"), list(itertools.product([False, True], repeat=3)))
@@ -336,7 +377,7 @@ def test_half_precision_is_computed_in_float32() -> None:
 def test_compiled_kernels_agree(dropout: float) -> None:
     graph = block_graph(mlp_spec([3, 5, 4, 2]), True)
     blocks = DenseBlocksForm(graph, 3, 2)
-    listed = blocks.sorted_edges()
+    listed = blocks.sorted_edges(torch.device("cpu"))
     inputs = draw(3 * graph.num_nodes, blocks.num_edges)
     expected = results(lambda i: run(Plan(blocks, dropout=dropout, seed=5), i), inputs)
     for form in (DenseBlocksForm(graph, 3, 2, True), EdgeListForm(listed, 50, True), CsrForm(listed, True)):

@@ -118,6 +118,7 @@ class GATv2Conv(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    @torch.compiler.disable  # a compiled model runs the layer as it is, between its own parts
     def forward(
         self,
         x: Tensor | tuple[Tensor, Tensor],
@@ -162,7 +163,7 @@ class GATv2Conv(nn.Module):
         y, alpha = gatv2(self._plan(form), inputs)
         if not return_attention_weights:
             return y
-        return y, (form.sorted_edges().edge_index() if used is None else used, form.to_caller(alpha))
+        return y, (form.sorted_edges(alpha.device).edge_index() if used is None else used, form.to_caller(alpha))
 
     def _form(self, graph: EdgeGraph, x_source: Tensor) -> Form:
         deterministic = x_source.device.type != "cpu" and torch.are_deterministic_algorithms_enabled()

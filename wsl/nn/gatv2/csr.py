@@ -30,7 +30,7 @@ class CsrForm:
     def num_edges(self) -> int:
         return len(self.graph)
 
-    def sorted_edges(self) -> EdgeGraph:
+    def sorted_edges(self, device: torch.device) -> EdgeGraph:
         return self.graph
 
     def to_caller(self, per_edge: Tensor) -> Tensor:

@@ -45,14 +45,14 @@ class DenseBlocksForm:
     def to_caller(self, per_edge: Tensor) -> Tensor:
         return per_edge
 
-    def sorted_edges(self) -> EdgeGraph:
+    def sorted_edges(self, device: torch.device) -> EdgeGraph:
         ends = []
         for block in self.graph.blocks:
-            out, into = torch.meshgrid(*(torch.arange(size) for size in block.shape), indexing="ij")
+            out, into = torch.meshgrid(*(torch.arange(size, device=device) for size in block.shape), indexing="ij")
             source, target = (out, into) if block.reverse else (into, out)
             ends.append(torch.stack([source + block.source.start, target + block.target.start]).flatten(1))
         num_nodes = self.batch * self.graph.num_nodes
-        shift = torch.arange(self.batch).view(1, -1, 1) * self.graph.num_nodes
+        shift = torch.arange(self.batch, device=device).view(1, -1, 1) * self.graph.num_nodes
         return EdgeGraph.from_edge_index((torch.cat(ends, dim=1).unsqueeze(1) + shift).flatten(1), num_nodes)
 
     def forward(self, problem: Problem) -> tuple[Tensor, Tensor]:

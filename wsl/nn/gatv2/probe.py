@@ -47,7 +47,7 @@ class FlowProbe:
         self, form: Form, problem: Problem, alpha: Tensor, out: Tensor, grad: Tensor, grad_alpha: Tensor | None
     ) -> None:
         """Called by the layer's backward pass with what :meth:`Form.backward` is given."""
-        graph = form.sorted_edges()
+        graph = form.sorted_edges(alpha.device)
         alpha = graph.to_sorted(form.to_caller(alpha))
         grad_alpha = None if grad_alpha is None else graph.to_sorted(form.to_caller(grad_alpha))
         choosing = graph.degree >= 2

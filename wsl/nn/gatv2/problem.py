@@ -73,8 +73,8 @@ class Form(Protocol):
     def num_edges(self) -> int:
         """E."""
 
-    def sorted_edges(self) -> EdgeGraph:
-        """The same edges as a list."""
+    def sorted_edges(self, device: torch.device) -> EdgeGraph:
+        """The same edges as a list; ``device``: where the node features are."""
 
     def forward(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """o ``[num_targets, H, C]`` and α ``[E, H]`` in the form's own order of edges."""
