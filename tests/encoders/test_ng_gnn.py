@@ -122,7 +122,7 @@ def test_autocast_in_bfloat16() -> None:
 
 
 def test_an_empty_batch_gives_an_empty_result() -> None:
-    assert NGGNN(SMALL, 3, width=8, probes=0)(networks(size=0)).shape == (0, 3)
+    assert NGGNN(SMALL, 3, width=8, probes=2)(networks(size=0)).shape == (0, 3)
 
 
 def test_refuses_another_spec_in_the_batch() -> None:

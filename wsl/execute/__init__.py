@@ -68,6 +68,9 @@ def activations_of(batch: WeightBatch, inputs: Tensor | Mapping[str, Tensor]) ->
     spec = batch.spec
     if batch.values.shape[-1] != 1:
         raise SpecError(f"only weights with one channel can be run, this batch has {batch.values.shape[-1]}")
+    if not len(batch):  # the shapes of one network, of which none are kept
+        one = batch.values.new_zeros(1, spec.numel, 1)
+        return {name: value[:0] for name, value in activations_of(WeightBatch(spec, one), inputs).items()}
     weights = {name: tensor.squeeze(-1) for name, tensor in batch.tensors().items()}
     values: dict[str, Tensor] = {}
     for name in _inputs(spec, inputs):
