@@ -96,6 +96,7 @@ TABLES = {
     "scheduler": (build.SCHEDULERS, ()),
     "trainer": ({"": trainers.lightning_trainer}, ("folder", "callbacks", "loggers")),
     "logger": ({"": trainers.loggers}, ("folder", "name")),
+    "callbacks": ({"": trainers.callbacks}, ("folder", "monitor", "mode", "source", "seed")),
 }
 
 

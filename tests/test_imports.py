@@ -17,7 +17,7 @@ LAYERS = [
     ),
     ("wsl.config", "wsl.run_folder"),
     ("wsl.execute", "wsl.verify", "wsl.canonical", "wsl.state_dict", "wsl.trace"),
-    ("wsl.zoo", "wsl.graphs", "wsl.nn"),
+    ("wsl.zoo", "wsl.graphs", "wsl.nn", "wsl.gradient_flow"),
     ("wsl.encoders", "wsl.data"),
     ("wsl.tasks",),
     ("wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.export", "wsl.results", "wsl.plots", "wsl.trainer"),
