@@ -116,6 +116,8 @@ class _Names:
         self._names: dict[int, str] = {}
         self._axes: dict[str, Axis] = {}
         self._taken: set[str] = set()
+        ends = {id(g.axis.root) for g in divided.groups if network.nodes[g.node].role != "hidden"}
+        self._ends = ends | _contracted(network)
         for group in divided.groups:
             self._name(group.axis.root, group.name)
             for leaf, part in zip(group.cell.leaves, ("groups", "channels"), strict=False):
@@ -133,6 +135,8 @@ class _Names:
     def _name(self, axis: Axis, wanted: str) -> None:
         if id(axis) in self._names:
             return
+        if axis.kinds and id(axis) not in self._ends:
+            return  # positions of an input, say, which a table is added to
         ends = [kind for kind in ("input", "output") if kind in axis.kinds]
         base = ends[0] if ends else wanted
         name, number = base, 2
@@ -162,7 +166,7 @@ class _Names:
     def labels(self, solutions: Mapping[int, Solution], network: Network, divided: Divided) -> tuple[Label, ...]:
         out = []
         for name, axis in self._axes.items():
-            if axis.kinds:
+            if axis.kinds and id(axis) in self._names:
                 out.append(Label(name, axis.size, "input" if "input" in axis.kinds else "output"))
             elif axis.reason:
                 out.append(Label(name, axis.size, "fixed"))
@@ -238,6 +242,14 @@ def _turns(
     }
     producers = {name for name, p in powers if p > 0}
     return producers == {bias, weight} and all(p in (1, -1) or p == 0 for _, p in powers)
+
+
+def _contracted(network: Network) -> set[int]:
+    """Leaves (ids) that some tensor sums over."""
+    dims = [
+        use.value.dims[use.source] for edge in network.edges for use in edge.parts.values() if use.source is not None
+    ]
+    return {id(leaf.axis) for dim in dims for factor in dim for leaf in leaves(factor.axis)}
 
 
 def _flow(trace: Trace) -> dict[tuple[str, int], int]:

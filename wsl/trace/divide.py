@@ -75,18 +75,14 @@ def _links(network: Network, edge: Edge, groups: list[Group], of_node: dict[int,
         attributes["memory" if kind == "attention" else "initial"] = named[0]
         kind, attributes = (kind, attributes) if len(named) == 1 else ("unknown", attributes | {"op": kind})
     links = []
-    for position, s in enumerate(sources):
+    for s in sources:
         for t in targets:
             own = attributes
             if channelwise:
                 if not _meets(edge, groups[s].span, groups[t].span):
                     continue
                 own = own | _starts(edge, groups[s].span, groups[t].span)
-            links.append(
-                Link(s, t, edge, kind, own, (groups[s].span, n_source), (groups[t].span, n_target), position == 0)
-            )
-            if channelwise:
-                links[-1].first = True
+            links.append(Link(s, t, edge, kind, own, (groups[s].span, n_source), (groups[t].span, n_target)))
     if edge.kind == "attention" and len(links) > 1:
         for link in links:
             link.kind, link.attributes = "unknown", {**link.attributes, "op": "attention"}
@@ -123,6 +119,10 @@ def _without_zeros(network: Network, groups: list[Group], links: list[Link]) -> 
     order = sorted(alive)
     place = {g: k for k, g in enumerate(order)}
     moved = [replace(link, source=place[link.source], target=place[link.target]) for link in links]
+    met: set[tuple[int, int]] = set()
+    for link in moved:
+        link.first = link.edge.kind in CHANNELWISE or (id(link.edge), link.target) not in met
+        met.add((id(link.edge), link.target))
     return Divided([groups[g] for g in order], moved)
 
 

@@ -148,7 +148,7 @@ def _apply(trace: Trace, node: Any, known: Mapping[str, Any]) -> Any:
     result = apply_to_stack(trace, call)
     if result is not None:
         return result
-    kept = {} if call.op not in recurrent.RULES else {"hx": call["hx"]}
+    kept = {"hx": call["hx"]} if call.op in recurrent.GATES else {}  # layers of a state stay apart
     call = Call(call.op, {k: settled(trace, v) for k, v in arguments.items()} | kept, call.shapes, call.path)
     if call.op == "_assert_tensor_metadata":
         return None

@@ -221,6 +221,12 @@ class Trace:
         self.parameters[name] = Value(tuple(dims), tensors=(name,))
         return self.parameters[name]
 
+    def settle_input(self, value: Value, channels: Dim) -> None:
+        """An input's channels are the dimension that its first reader takes for them."""
+        node = self.network.nodes.get(-1 if value.node is None else value.node)
+        if node is not None and node.role == "input" and not self.network.out_of(value.node or 0):
+            node.dim = channels
+
     def with_node(self, value: Value, node: int) -> Value:
         return replace(value, node=node, scale=1.0, tensors=(), constant=False, zero=False)
 

@@ -34,15 +34,20 @@ def connect_linear(trace: Trace, x: Value, node: int, weight: Part, bias: Part |
     if x.node is None:
         trace.network.connect(Value((), node=node), node, "parameter", {"weight": weight, "bias": bias})
         return
+    trace.settle_input(x, x.dims[-1])
     channels = trace.network.nodes[x.node].dim
-    inside = {id(leaf.axis) for leaf in leaves(axis_of(x.dims[-1]))}
-    if not all(id(leaf.axis) in inside for f in channels for leaf in leaves(f.axis)):
+    held, read = (_leaf_ids(dim) for dim in (channels, x.dims[-1]))
+    if read[: len(held)] != held:
         trace.network.connect(x, node, "unknown", parts, {"op": "linear over another axis"})
         return
     attributes = {}
     if size_of(x.dims[-1]) != size_of(channels):
         attributes["spatial"] = _pixels(x.dims[-1], size_of(x.dims[-1]) // max(size_of(channels), 1))
     trace.network.connect(x, node, "linear", parts, attributes)
+
+
+def _leaf_ids(dim: Dim) -> list[int]:
+    return [id(leaf.axis) for leaf in leaves(axis_of(dim)) if leaf.axis.size > 1]
 
 
 def _pixels(dim: Dim, number: int) -> list[int]:
@@ -113,7 +118,18 @@ def contract(trace: Trace, call: Call, operands: Sequence[Value], letters: Seque
             node = trace.network.add(call.path, weight.dims[kept[0]])
             connect_linear(trace, x, node, Part(weight, kept[0], summed[0]), None)
             return trace.with_node(value, node)
-    return record(trace, call, value, value.dims[-1] if value.dims else ())
+    return record(trace, call, value, _channels_of(trace, operands, value))
+
+
+def _channels_of(trace: Trace, operands: Sequence[Value], value: Value) -> Dim:
+    """Channels of a product: those of the operand whose channels end in its last dimension, heads included."""
+    last = value.dims[-1] if value.dims else ()
+    for operand in reversed(operands):
+        if operand.node is not None and last:
+            channels = trace.network.nodes[operand.node].dim
+            if _leaf_ids(channels)[-len(_leaf_ids(last)) or None :] == _leaf_ids(last):
+                return channels
+    return last
 
 
 def embedding(trace: Trace, call: Call) -> Value:

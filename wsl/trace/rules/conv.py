@@ -17,6 +17,7 @@ def convolution(trace: Trace, call: Call) -> Value:
     transposed = "transpose" in call.op
     rank = len(weight.dims) - 2
     at = len(x.dims) - rank - 1
+    trace.settle_input(x, x.dims[at])
     for dim in weight.dims[2:]:
         _fix(dim, "kernel cells")
     for dim in x.dims[at + 1 :]:
@@ -111,6 +112,7 @@ def upsample(trace: Trace, call: Call) -> Value:
 
 def channelwise(trace: Trace, call: Call, x: Value, at: int, kind: str, attributes: dict[str, Any]) -> int:
     """A new node over x's channels, dimension ``at``, that a channel-wise edge enters."""
+    trace.settle_input(x, x.dims[at])
     whole = x.node is not None and size_of(trace.network.nodes[x.node].dim) == size_of(x.dims[at])
     node = trace.network.add(call.path, x.dims[at])
     trace.network.connect(x, node, kind if whole else "unknown", {}, attributes)

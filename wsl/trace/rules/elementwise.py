@@ -10,6 +10,7 @@ from wsl.activations import SYMMETRIES_OF_ACTIVATION
 from wsl.trace.axes import Axis
 from wsl.trace.call import Call, record, unknown
 from wsl.trace.network import Part
+from wsl.trace.rules.shape import piece
 from wsl.trace.values import BOTH, Dim, Factor, Trace, Value, fixed_dim, size_of
 
 Rule = Callable[[Trace, Call], Any]
@@ -183,8 +184,6 @@ def negative(trace: Trace, call: Call) -> Value:
 
 def glu(trace: Trace, call: Call) -> Value:
     """First half · sigmoid(second half)."""
-    from wsl.trace.rules.shape import piece
-
     x, dim = call["self"], call["dim"] % len(call["self"].dims)
     half = size_of(x.dims[dim]) // 2
     first, second = (piece(trace, call, x, dim, start, half) for start in (0, half))

@@ -94,6 +94,7 @@ def _normed(
     attributes: dict,
     value: Value | None = None,
 ) -> Value:
+    trace.settle_input(x, x.dims[at])
     node = trace.network.add(call.path, channel)
     whole = x.node is not None and size_of(trace.network.nodes[x.node].dim) == size_of(x.dims[at])
     parts = {name: Part(t, len(t.dims) - 1, len(t.dims) - 1) for name, t in tensors.items() if t is not None}

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from wsl.trace.axes import concat, freeze, unify
-from wsl.trace.call import Call
+from wsl.trace.axes import Axis, concat, freeze, unify
+from wsl.trace.call import Call, record
 from wsl.trace.network import Part
 from wsl.trace.rules.shape import cat
-from wsl.trace.values import Dim, Slot, Stack, Trace, Value, rows
+from wsl.trace.values import Dim, Factor, Slot, Stack, Trace, Value, rows
 
 GATES = {
     "rnn_tanh": ("",),
@@ -128,16 +128,42 @@ def _connect(
     if kind == "rnn":
         attributes["nonlinearity"] = call.op.split("_")[1]  # type: ignore[assignment]
     held = [state for state in first if state is not None and state.node is not None]
-    trace.network.connect(x, node, kind, parts, attributes, refers=held[0].node if held else None)
+    learned = {f"initial:{k}": Part(s) for k, s in enumerate(first) if s is not None and s.node is None and s.tensors}
+    if learned or (held and kind == "lstm"):  # described, but not to be run without its state
+        attributes["op"], kind = kind, "unknown"  # type: ignore[assignment]
+    trace.network.connect(x, node, kind, parts | learned, attributes, refers=held[0].node if held else None)
     for state in held:
         trace.network.connect(state, node, "memory")
 
 
 def _state(state: Value | Stack | None, number: int) -> Value | None:
-    """Initial state of one layer and direction; None where it is zero."""
+    """Initial state of one layer and direction; None where it is zero. Layers of one tensor are tied."""
     if isinstance(state, Stack):
         return state.pieces[number] if state.dim == 0 else None
-    return None if state is None or state.zero else state
+    if state is None or state.zero:
+        return None
+    for dim in state.dims[:-1]:
+        for factor in dim:
+            freeze(factor.axis, "layers and batch of an initial state")
+    return state
+
+
+def cell(trace: Trace, call: Call) -> Value | tuple[Value, ...]:
+    """One step of nn.RNNCell, nn.GRUCell or nn.LSTMCell."""
+    op = call.op.removesuffix("_cell")
+    x, gates = call["input"], GATES[op]
+    state, *memory = call["hx"] if op == "lstm" else [call["hx"]]
+    weights = [call[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh") if call[name] is not None]
+    size = call["w_ih"].shape[0] // len(gates)
+    values = _exponents(trace, op, (Factor(Axis(size, reason="length 1" if size == 1 else ""), trace.slot()),))
+    for tensor in weights:
+        _gate_rows(trace, tensor, gates, values)
+    trace.cancel(call["w_ih"].dims[1], x.dims[-1])
+    trace.cancel(call["w_hh"].dims[1], state.dims[-1])
+    for carried in (*memory, *([state] if op == "gru" else [])):  # what the step adds to
+        trace.same(carried.dims[-1], values)
+    hidden = record(trace, call, Value((*x.dims[:-1], values)), values)
+    return (hidden, hidden) if memory else hidden
 
 
 def _last(trace: Trace, output: Value, name: str, position: str) -> Value:
@@ -163,4 +189,7 @@ def _joined(trace: Trace, call: Call, outputs: list[Value], name: str) -> Value:
     return cat(trace, Call("cat", {"tensors": outputs, "dim": len(dims) - 1}, (shape,), name))
 
 
-RULES = dict.fromkeys(("gru", "lstm", "rnn_tanh", "rnn_relu"), recurrent)
+RULES = {
+    **dict.fromkeys(("gru", "lstm", "rnn_tanh", "rnn_relu"), recurrent),
+    **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"), cell),
+}

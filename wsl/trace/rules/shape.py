@@ -268,6 +268,9 @@ def pad(trace: Trace, call: Call) -> Value | tuple[Value, ...]:
         return unknown(trace, call)
     out, padded = list(x.dims), False
     node = x.node
+    untouched = [d for d, n in zip(x.dims[1:], call.shape[1:], strict=True) if size_of(d) == n]
+    if untouched:
+        trace.settle_input(x, untouched[-1])
     for k in range(len(amounts) // 2):
         low, high = amounts[2 * k], amounts[2 * k + 1]
         dim = len(x.dims) - 1 - k
