@@ -182,9 +182,10 @@ def count_table(layout: Layout, options: BasisOptions) -> np.ndarray:
     keys = [_key(layout, name) for name in names]
     near = neighbours(layout.spec) if options.neighbours_only else None
     table = np.zeros((len(names), len(names)), dtype=np.int64)
+    known = {pair: _count(layout, options, *pair) for pair in product(set(keys), repeat=2)}
     for i, j in np.ndindex(table.shape):
         if near is None or names[j] in near[names[i]]:
-            table[i, j] = _count(layout, options, keys[i], keys[j])
+            table[i, j] = known[keys[i], keys[j]]
     return table
 
 
