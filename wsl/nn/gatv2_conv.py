@@ -88,6 +88,8 @@ class GATv2Conv(nn.Module):
             raise ValueError(f"direct is none, theta_n or theta_r, got {direct!r}")
         if form not in ("auto", "edge_list", "csr"):
             raise ValueError(f"form is auto, edge_list or csr, got {form!r}")
+        if not 0.0 <= dropout <= 1.0:
+            raise ValueError(f"dropout is a probability, got {dropout}")
         if residual and direct == "theta_n":
             raise ValueError("residual and theta_n are the same map of the target's features: choose one of them")
         self.in_channels, self.out_channels, self.heads, self.concat = in_channels, out_channels, heads, concat

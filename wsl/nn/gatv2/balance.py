@@ -48,10 +48,10 @@ def balance_(layers: Sequence[GATv2Conv], first_norm: float = 2.0, beta: float =
         rows = _row_norms(layers[0])
         _scale_rows_(layers[0], (first_norm / rows.clamp_min(torch.finfo(rows.dtype).tiny)).sqrt())
     for layer, following in pairwise(layers):
-        columns = sum(linear.weight.square().sum(0) for linear in _node_maps(following))
         wanted = _row_norms(layer) * beta
+        factor = (wanted / _column_norms(following)).sqrt()
         for linear in _node_maps(following):
-            linear.weight *= (wanted / columns).sqrt()
+            linear.weight *= factor
         rest = (_row_norms(layer) - wanted).clamp_min(0.0)
         att = layer.att[0]
         share = rest.view(att.shape) if layer.concat else (rest / layer.heads).expand(att.shape)
@@ -64,12 +64,10 @@ def balance_(layers: Sequence[GATv2Conv], first_norm: float = 2.0, beta: float =
 def imbalance(layer: GATv2Conv, following: GATv2Conv) -> Tensor:
     """c_r divided by the sum of its terms, per channel between two layers: in [−1, 1], 0 is balanced."""
     ours = _row_norms(layer)
-    for bias in (layer.bias,):
-        ours = ours if bias is None else ours + bias.square()
+    if layer.bias is not None:
+        ours = ours + layer.bias.square()
     att = layer.att[0].square()
-    theirs = (att.flatten() if layer.concat else att.sum(0)) + sum(
-        linear.weight.square().sum(0) for linear in _node_maps(following)
-    )
+    theirs = (att.flatten() if layer.concat else att.sum(0)) + _column_norms(following)
     return (ours - theirs) / (ours + theirs).clamp_min(torch.finfo(ours.dtype).tiny)
 
 
@@ -79,6 +77,10 @@ def _node_maps(layer: GATv2Conv) -> list[nn.Linear]:
     return [linear for linear in maps if linear is not None]
 
 
+def _maps(layer: GATv2Conv) -> list[nn.Linear]:
+    return [*_node_maps(layer), *([] if layer.lin_edge is None else [layer.lin_edge])]
+
+
 def _per_channel(layer: GATv2Conv, rows: Tensor) -> Tensor:
     """Values of a map's rows → of the layer's output channels."""
     return rows if layer.concat or len(rows) == layer.out_channels else rows.view(layer.heads, -1).sum(0)
@@ -86,16 +88,20 @@ def _per_channel(layer: GATv2Conv, rows: Tensor) -> Tensor:
 
 def _row_norms(layer: GATv2Conv) -> Tensor:
     """Squared norm of what feeds each output channel, biases of the maps included."""
-    maps = [*_node_maps(layer), *([] if layer.lin_edge is None else [layer.lin_edge])]
-    total = torch.zeros(layer.out_channels * (layer.heads if layer.concat else 1)).to(layer.att)
-    for linear in maps:
+    total = layer.att.new_zeros(layer.out_channels * (layer.heads if layer.concat else 1))
+    for linear in _maps(layer):
         rows = linear.weight.square().sum(1)
         total += _per_channel(layer, rows if linear.bias is None else rows + linear.bias.square())
     return total
 
 
+def _column_norms(layer: GATv2Conv) -> Tensor:
+    """Squared norm of what reads each input channel."""
+    return torch.stack([linear.weight.square().sum(0) for linear in _node_maps(layer)]).sum(0)
+
+
 def _scale_rows_(layer: GATv2Conv, factor: Tensor) -> None:
-    for linear in [*_node_maps(layer), *([] if layer.lin_edge is None else [layer.lin_edge])]:
+    for linear in _maps(layer):
         repeats = len(linear.weight) // len(factor)
         linear.weight *= factor.repeat(repeats).unsqueeze(-1)
 
