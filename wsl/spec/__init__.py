@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-
 from wsl.activations import symmetries_of
 from wsl.spec.check import LABEL_KINDS, ROLES, SYMMETRIES, SpecError, check
 from wsl.spec.parts import Connection, Label, NeuronGroup, StoredTensor, VirtualTensor
