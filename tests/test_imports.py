@@ -20,7 +20,10 @@ LAYERS = [
     ("wsl.zoo", "wsl.graphs", "wsl.nn", "wsl.gradient_flow"),
     ("wsl.encoders", "wsl.data"),
     ("wsl.tasks",),
-    ("wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.export", "wsl.results", "wsl.plots", "wsl.trainer"),
+    (
+        "wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.export", "wsl.results", "wsl.plots",
+        "wsl.attention_maps", "wsl.trainer",
+    ),
     ("wsl.build", "wsl.command_line"),
     ("wsl.report",),
 ]  # fmt: skip

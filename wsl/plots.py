@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -77,6 +78,41 @@ def comparison(names: Sequence[str], values: Sequence[float], metric: str, path:
     axes.invert_yaxis()
     axes.set(xlabel=metric, xlim=(min(0.0, *values), max(values) * 1.15 if max(values) > 0 else 1))
     axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+@dataclass(frozen=True)
+class Star:
+    """A node among its neighbours: their classes give the colours, their weights the width of the rays."""
+
+    title: str
+    wrong: bool
+    centre: int
+    classes: Sequence[int]
+    weights: Sequence[float]
+
+
+def attention_stars(stars: Sequence[Star], title: str, path: Path) -> Path:
+    """One star for each node, heaviest neighbour on top and on clockwise; mistakes have red titles."""
+    columns = 4
+    rows = max(1, -(-len(stars) // columns))
+    figure = Figure(figsize=(2.7 * columns, 0.4 + 2.4 * rows), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    colours = matplotlib.colormaps["tab20"]
+    for axes, star in zip(figure.subplots(rows, columns, squeeze=False).flat[: len(stars)], stars, strict=True):
+        angles = np.pi / 2 - np.linspace(0, 2 * np.pi, len(star.classes), endpoint=False)
+        for angle, kind, weight in zip(angles, star.classes, star.weights, strict=True):
+            x, y = np.cos(angle), np.sin(angle)
+            axes.plot([0, x], [0, y], color=INK, linewidth=0.3 + 8 * weight, alpha=0.6, zorder=1)
+            axes.scatter([x], [y], color=colours(kind % 20), s=90, zorder=2)
+            axes.text(x, y, str(kind), ha="center", va="center", fontsize=6, zorder=3)
+            axes.text(1.28 * x, 1.28 * y, f"{weight:.2f}", ha="center", va="center", fontsize=6, color=INK)
+        axes.scatter([0], [0], color=colours(star.centre % 20), s=160, edgecolors=INK, zorder=2)
+        axes.text(0, 0, str(star.centre), ha="center", va="center", fontsize=7, zorder=3)
+        axes.set(xlim=(-1.45, 1.45), ylim=(-1.45, 1.45), aspect="equal")
+        axes.set_title(star.title, fontsize=7, color=WRONG if star.wrong else INK)
+    for axes in figure.axes:
+        axes.axis("off")
     return _save(figure, path)
 
 

@@ -11,10 +11,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
 
 from wsl import plots, results
+from wsl.attention_maps import write_attention
 from wsl.build import RunConfig
 from wsl.data.base import Data
+from wsl.data.graph_data import GraphData
 from wsl.data.zoo_data import ZooData
 from wsl.encoders.base import Encoder
+from wsl.encoders.node.attention import GATv2Node
 from wsl.export import save_encoder
 from wsl.results import Result
 from wsl.tasks.base import Task
@@ -101,6 +104,10 @@ def _figures(folder: Path, data: Data, task: Task, result: Result) -> list[Path]
     made.append(
         plots.confusion_matrix(rows.target, predicted, data.classes, folder / "figures" / "confusion_matrix.png")
     )
+    if isinstance(task.encoder, GATv2Node) and isinstance(data, GraphData):
+        nodes = data.batch("test").to(next(task.encoder.parameters()).device)
+        attention = [(edges.cpu(), weights.cpu()) for edges, weights in task.encoder.attention(nodes)]
+        made.append(write_attention(attention, data.graph, rows.row_ids, predicted, folder))
     if isinstance(data, ZooData) and (size := data.recipe.get("render")):
         h, w, c = size["height"], size["width"], size["channels"]
         first = [int(p) for p in range(min(SHOWN, len(rows.row_ids)))]

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from torch import nn
 
+from wsl.nn.gatv2_conv import GATv2Conv
+
 
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
-    """The stack that the model is made of, by name: its longest list of modules, outermost first; else its linear maps.
+    """The stack that the model is made of, by name.
 
-    Only members with parameters count.
+    Attention layers if there are any; else the members (with parameters) of the longest list of modules, outermost
+    first; else all linear maps.
     """
+    attention = {name: module for name, module in model.named_modules() if isinstance(module, GATv2Conv)}
+    if attention:
+        return attention
     lists = {
         name: [(f"{name}.{n}", member) for n, member in enumerate(module) if any(True for _ in member.parameters())]
         for name, module in model.named_modules()
