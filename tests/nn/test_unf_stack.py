@@ -103,6 +103,16 @@ def test_pool_values_and_numbers() -> None:
     assert InvariantPool(layout, False, "sum")(layout.pack(torch.ones(1, spec.numel, 1))).sum() == spec.numel
 
 
+def test_pool_on_a_short_axis_drops_what_follows_from_the_rest() -> None:
+    """On two neurons the 5 · 2 means of axes (a, a, a, b, b) satisfy 2 relations: 8 are left, of rank 8."""
+    spec = labelled({"w": "a a a b b"}, {"a": 2, "b": 3})
+    layout = Layout(spec)
+    pool = InvariantPool(layout)
+    assert pool.outputs == 8
+    values = torch.eye(spec.numel, dtype=torch.float64).unsqueeze(-1)
+    assert torch.linalg.matrix_rank(pool(layout.pack(values))) == 8
+
+
 def at(spec: WeightSpec, rows: Tensor, name: str) -> Tensor:
     return WeightBatch(spec, rows.unsqueeze(0).float())[name][0]
 

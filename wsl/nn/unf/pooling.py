@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wsl.nn.unf.layout import Layout
-from wsl.nn.unf.partitions import Reduction, count_partitions, valid_partitions
+from wsl.nn.unf.layout import Bundle, Layout
+from wsl.nn.unf.partitions import Blocks, Reduction, is_redundant, key_of, valid_partitions
 from wsl.nn.unf.pool_bank import PoolBank
 
 
@@ -32,11 +32,14 @@ class InvariantPool(nn.Module):
         self.pools = PoolBank(layout, aggregation)
         self.wanted: list[list[Reduction]] = []
         for bundle in layout.bundles:
-            partitions = valid_partitions(bundle.labels)
-            limits = {a: layout.sizes[a] for a in bundle.labels}
-            kept = partitions[-count_partitions(bundle.labels, limits) :] if complete else partitions[:1]
-            self.wanted.append([Reduction(blocks, ()) for blocks in kept])
+            finest, *coarser = valid_partitions(bundle.labels)
+            kept = [blocks for blocks in (finest, *coarser) if not self._redundant(bundle, blocks)]
+            self.wanted.append([Reduction(blocks, ()) for blocks in (kept if complete else [finest])])
         self.outputs = sum(b.slots * len(w) for b, w in zip(layout.bundles, self.wanted, strict=True))
+
+    def _redundant(self, bundle: Bundle, blocks: Blocks) -> bool:
+        labels = key_of(bundle.labels, blocks, tuple(range(len(blocks))))
+        return is_redundant(labels, (), (), self.layout.sizes)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         readers = self.pools.read(features)
