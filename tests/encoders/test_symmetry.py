@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wsl.batch import WeightBatch
 from wsl.encoders.base import Encoder
+from wsl.encoders.gatv2 import GATv2Encoder
 from wsl.encoders.nfn import NFNHNP, NFNNP
 from wsl.encoders.nft import NFT
 from wsl.encoders.ng_gnn import NGGNN
@@ -47,6 +48,8 @@ CASES = [
     Case("ng_gnn_forward_edges", lambda s: NGGNN(s, 10, width=16, probes=0, reverse_edges=False), INR, scale=0.1),
     Case("ng_gnn_residual", lambda s: NGGNN(s, 10, width=16, probes=4, residual=True), RELU),
     Case("ng_gnn_plain_inputs", lambda s: NGGNN(s, 3, width=8, probes=0, fourier_features=0), RELU),
+    Case("gatv2", lambda s: GATv2Encoder(s, 10, width=16, probes=8), INR, scale=0.1),
+    Case("gatv2_plain", lambda s: GATv2Encoder(s, 3, width=8, heads=2, probes=0, norm="none", residual=False), RELU),
 ]
 CASES += [
     Case("unf", lambda s: UNF(s, 10, channels=8, head=(32,)), INR, scale=0.1),

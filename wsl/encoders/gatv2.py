@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
+from wsl.encoders.attention_options import initialise_balanced, per_head
 from wsl.encoders.base import Encoder, UnsupportedSpecError
 from wsl.encoders.ng_gnn import NeuralGraphEmbedding
 from wsl.graphs.blocks import BlockError, BlockGraph, block_graph
-from wsl.nn.gatv2.balance import balance_
 from wsl.nn.gatv2_conv import GATv2Conv
 from wsl.nn.mlp import mlp
 from wsl.nn.standardize import Standardize
@@ -57,7 +57,7 @@ class GATv2Encoder(Encoder):
     Raises:
         UnsupportedSpecError: if the spec has no neural graph of dense blocks, no output group, or probes are asked of
             networks that cannot be run.
-        ValueError: if ``heads`` does not divide ``width``.
+        AttentionOptionError: if ``heads`` does not divide ``width``, or there is no balanced initialisation.
     """
 
     symmetries: ClassVar[frozenset[str]] = frozenset({"permutation"})
@@ -84,8 +84,6 @@ class GATv2Encoder(Encoder):
         standardize: bool = True,
     ) -> None:
         super().__init__(spec, out_features)
-        if width % heads:
-            raise ValueError(f"{heads} heads cannot share a width of {width}; make encoder.width a multiple of heads")
         self.graph = _graph_of(spec, reverse_edges)
         self.residual, self.norm = residual, norm
         self.standardize = Standardize(spec) if standardize else None
@@ -93,7 +91,7 @@ class GATv2Encoder(Encoder):
         convs = [
             GATv2Conv(
                 width,
-                width // heads,
+                per_head(width, heads, "width"),
                 heads,
                 dropout=attention_dropout,
                 add_self_loops=False,
@@ -104,7 +102,7 @@ class GATv2Encoder(Encoder):
             for _ in range(layers)
         ]
         if init == "balanced":
-            balance_(convs)
+            initialise_balanced(convs)
         self.layers = nn.ModuleList(convs)
         self.norms = nn.ModuleList(nn.LayerNorm(width) if norm == "layer" else nn.Identity() for _ in range(layers))
         self.dropout = nn.Dropout(dropout)

@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wsl.encoders.attention_options import initialise_balanced, per_head
 from wsl.encoders.node.base import ACTIVATIONS, Activation, NodeEncoder, widths
 from wsl.graphs.geometric import geometric
 from wsl.graphs.node_graph import NodeBatch, NodeGraphSpec
-from wsl.nn.gatv2.balance import balance_
 from wsl.nn.gatv2_conv import GATv2Conv
 from wsl.ranges import PositiveInt, Rate
 
@@ -31,7 +31,7 @@ class GAT(NodeEncoder):
         attention_dropout: rate on attention weights, in training.
 
     Raises:
-        ValueError: if ``heads`` does not divide ``hidden``.
+        AttentionOptionError: if ``heads`` does not divide ``hidden``.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class GATv2Node(NodeEncoder):
         init: "glorot", or "balanced" (:func:`wsl.nn.gatv2.balance.balance_`), which deep stacks need.
 
     Raises:
-        ValueError: if ``heads`` does not divide ``hidden``, or the balanced initialisation does not exist.
+        AttentionOptionError: if ``heads`` does not divide ``hidden``, or there is no balanced initialisation.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class GATv2Node(NodeEncoder):
             for source, target, concat in _head_widths(widths(spec, out_features, hidden, layers), heads)
         ]
         if init == "balanced":
-            balance_(stack)
+            initialise_balanced(stack)
         super().__init__(spec, out_features, stack, activation, dropout)
 
     @property
@@ -131,8 +131,5 @@ class GATv2Node(NodeEncoder):
 
 def _head_widths(pairs: list[tuple[int, int]], heads: int) -> list[tuple[int, int, bool]]:
     """(in, out per head, side by side) of each layer."""
-    for _, hidden in pairs[:-1]:
-        if hidden % heads:
-            raise ValueError(f"{heads} heads cannot share {hidden} hidden features; make hidden a multiple of heads")
     last = len(pairs) - 1
-    return [(i, o, False) if n == last else (i, o // heads, True) for n, (i, o) in enumerate(pairs)]
+    return [(i, o, False) if n == last else (i, per_head(o, heads, "hidden"), True) for n, (i, o) in enumerate(pairs)]
