@@ -41,14 +41,15 @@ class BasisOptions:
     Attributes:
         theta: ``full``: every term has its own matrix c_in × c_out. ``role_shared``: tensors of one role (the same
             place in repeated blocks) share them, with one set for terms inside a block and one for the mean over other
-            blocks; the count no longer depends on depth, and blocks are told apart only by their contents.
+            blocks. Their number does not depend on depth; blocks are told apart only by their contents. A step costs
+            more than in the full basis, since the matrices are gathered first.
             ``low_rank``: the matrix of every exchange has rank at most ``rank``: terms keep their place, but all sinks
-            of an exchange draw on ``rank`` common features.
+            of an exchange draw on ``rank`` common features. The cheapest in coefficients, time and memory.
         rank: R of ``low_rank``.
         diagonal_writes: keep ports that write onto a diagonal; without them a layer treats the diagonal of a recurrent
             matrix like every other entry when writing, and still reads it.
         neighbours_only: only between tensors that touch a common neuron group; information then travels one
-            connection per layer, and a distant tensor is seen only after as many layers.
+            connection per layer, and a distant tensor is seen only after as many layers. Saves coefficients, not time.
         drop_redundant: leave out the terms that are linear combinations of others because an axis is shorter than the
             number of its blocks; the span is the same. ``low_rank`` keeps them: its coefficients are not per term.
         aggregation: ``mean`` as in the official code, or ``sum`` as in the paper.
