@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import hydra
@@ -17,17 +16,17 @@ from wsl.run_folder import owned
 
 def run(config: RunConfig, folder: Path) -> Result:
     """Train one encoder and test it once, on the checkpoint that validation chose."""
+    if done := report.finished(config, folder):
+        return done
     data = build.data(config)
     encoder = build.encoder(config, data)
     task = build.task(config, encoder)
     trainer = build.trainer(config, task, data, folder)
     report.announce(config, folder, data, encoder, task)
 
-    start = time.monotonic()
     trainer.fit(task, data, ckpt_path=build.checkpoint(config, folder), weights_only=True)
-    seconds = time.monotonic() - start
-    trainer.test(task, data, ckpt_path="best", weights_only=True, verbose=False)
-    return report.conclude(config, folder, data, task, trainer, seconds)
+    trainer.test(task, data, ckpt_path=build.chosen(trainer), weights_only=True, verbose=False)
+    return report.conclude(config, folder, data, task, trainer)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -29,7 +29,7 @@ def test_the_default_config_is_whole() -> None:
     assert run.data.path == "data/digits_inr.h5"
     assert run.encoder.name == "ng_gnn"
     assert run.zoo is not None and run.zoo.views >= 3
-    assert set(run.compared()) == {"ng_gnn_plain", "probe_mlp", "statnn", "mlp"}
+    assert set(run.compared()) == {"ng_gnn_small_plain", "probe_mlp", "statnn", "mlp"}
     assert build.RunConfig.model_validate_json(run.model_dump_json(), strict=True) == run
 
 

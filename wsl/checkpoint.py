@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.partial")  # one process writes into a run folder: nothing piles up
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:
@@ -36,9 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             if path.exists():
-                keep = temporary.with_suffix(".keep")
-                os.link(path, keep)
-                os.replace(keep, previous_generation(path))
+                _keep(path)
             os.replace(temporary, path)
             _sync_folder(path.parent)
         except (OSError, RuntimeError) as error:
@@ -85,6 +84,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def previous_generation(path: Path) -> Path:
     """Where the generation before ``path`` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _keep(path: Path) -> None:
+    """Make the present file the previous generation, without a moment in which neither name holds a whole file."""
+    keep = path.with_name(f".{path.name}.keep")
+    keep.unlink(missing_ok=True)
+    try:
+        os.link(path, keep)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, keep)
+    os.replace(keep, previous_generation(path))
 
 
 def _sync_folder(folder: Path) -> None:

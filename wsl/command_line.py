@@ -9,8 +9,10 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from wsl.config import ConfigError, unknown_key
@@ -23,6 +25,9 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            raise  # one job of a sweep: the others go on
         sys.exit(f"error: {error}")
 
 
@@ -36,7 +41,10 @@ def refuse_unknown_keys(folder: str, name: str, arguments: list[str] | None = No
         name: the primary config.
         arguments: default: those of the process.
     """
-    given = [a for a in (sys.argv[1:] if arguments is None else arguments) if "=" in a and not a.startswith("-")]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if any(a.startswith(("--config", "-cd", "-cn", "-cp")) for a in arguments):
+        return  # another config than the one that is known here
+    given = [a for a in arguments if "=" in a and not a.startswith("-")]
     where = Path(sys.argv[0]).resolve().parent / folder if not Path(folder).is_absolute() else Path(folder)
     try:
         parsed = [(text, OverridesParser.create().parse_override(text)) for text in given]
@@ -45,8 +53,7 @@ def refuse_unknown_keys(folder: str, name: str, arguments: list[str] | None = No
     groups = {path.relative_to(where).as_posix() for path in where.rglob("*") if path.is_dir()}
     chosen = [text for text, item in parsed if item.get_key_element().lstrip("+~").split("@")[0] in groups]
     values = [item for text, item in parsed if text not in chosen and not item.is_add() and not item.is_delete()]
-    if any(item.is_sweep_override() for _, item in parsed):
-        chosen = [t for t in chosen if not OverridesParser.create().parse_override(t).is_sweep_override()]
+    chosen = [_first(text) for text in chosen]
     try:
         with initialize_config_dir(str(where), version_base="1.3"):
             config = compose(name, chosen)
@@ -58,8 +65,14 @@ def refuse_unknown_keys(folder: str, name: str, arguments: list[str] | None = No
         _check_key(config, item.key_or_group, item.get_value_string())
 
 
+def _first(text: str) -> str:
+    """An override that sweeps over options of a group, with the first of them alone."""
+    item = OverridesParser.create().parse_override(text)
+    return f"{item.get_key_element()}={next(iter(item.sweep_string_iterator()))}" if item.is_sweep_override() else text
+
+
 def _check_key(config: DictConfig, key: str, value: str) -> None:
-    if key.startswith("hydra."):
+    if key.startswith(("hydra.", "hydra/")):
         return
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config

@@ -11,7 +11,7 @@ import safetensors.torch
 from wsl import __version__
 from wsl.config import ConfigError
 from wsl.encoders.base import Encoder
-from wsl.run_folder import write_text
+from wsl.run_folder import write_bytes, write_text
 
 
 def save_encoder(encoder: Encoder, config: dict[str, Any], folder: Path) -> None:
@@ -21,9 +21,7 @@ def save_encoder(encoder: Encoder, config: dict[str, Any], folder: Path) -> None
         config: the encoder's config group (``name`` and options).
     """
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in encoder.state_dict().items()}
-    temporary = folder / ".model.safetensors"
-    safetensors.torch.save_file(state, temporary)
-    temporary.replace(folder / "model.safetensors")
+    write_bytes(folder / "model.safetensors", safetensors.torch.save(state))
     card = {
         "format": "wsl-encoder",
         "wsl": __version__,

@@ -13,8 +13,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-matplotlib.use("Agg")
-
 INK, ACCENT, WRONG = "#333333", "#1f6f8b", "#c0392b"
 
 

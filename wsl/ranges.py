@@ -16,5 +16,7 @@ PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 #: a share of a whole, in [0, 1]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
+#: a share that is not nothing, in (0, 1]
+PositiveFraction = Annotated[float, Interval(gt=0, le=1)]
 #: a dropout rate or a momentum, in [0, 1)
 Rate = Annotated[float, Interval(ge=0, lt=1)]

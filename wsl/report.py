@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from pytorch_lightning.loggers import WandbLogger
 from wsl import plots, results
 from wsl.attention_maps import write_attention
 from wsl.build import RunConfig
+from wsl.callbacks.stopwatch import Stopwatch
+from wsl.checkpoint import read_checkpoint
 from wsl.data.base import Data
 from wsl.data.graph_data import GraphData
 from wsl.data.zoo_data import ZooData
@@ -20,6 +21,7 @@ from wsl.encoders.base import Encoder
 from wsl.encoders.node.attention import GATv2Node
 from wsl.export import save_encoder
 from wsl.results import Result
+from wsl.run_folder import first_rank
 from wsl.tasks.base import Task
 from wsl.zoo.render import render
 
@@ -28,7 +30,7 @@ SHOWN = 32  # INRs in the gallery
 
 def announce(config: RunConfig, folder: Path, data: Data, encoder: Encoder, task: Task) -> None:
     """Say in five lines what is about to be done (on the first rank, unless progress is off)."""
-    if config.trainer.progress == "none" or int(os.environ.get("LOCAL_RANK", 0)):
+    if config.trainer.progress == "none" or not first_rank():
         return
     sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in data.rows.items())
     parameters = sum(p.numel() for p in encoder.parameters())
@@ -42,25 +44,34 @@ def announce(config: RunConfig, folder: Path, data: Data, encoder: Encoder, task
     console = results.console()
     console.print()
     for word, text in lines.items():
-        console.print(f"[bold]{word:<8}[/] {text}", soft_wrap=True)
+        console.print(f"{word:<8} {text}", soft_wrap=True, markup=False)
 
 
-def conclude(config: RunConfig, folder: Path, data: Data, task: Task, trainer: pl.Trainer, seconds: float) -> Result:
+def finished(config: RunConfig, folder: Path) -> Result | None:
+    """The result of a resumed run that has nothing left to do."""
+    if config.resume is None or not (folder / "result.json").exists():
+        return None
+    result = Result.read(folder)
+    return result if result.epochs >= config.trainer.max_epochs else None
+
+
+def conclude(config: RunConfig, folder: Path, data: Data, task: Task, trainer: pl.Trainer) -> Result:
     """Write the result, the encoder and the figures of a tested run."""
     checkpoint = trainer.checkpoint_callback
     assert isinstance(checkpoint, ModelCheckpoint)
+    stopwatch = next(c for c in trainer.callbacks if isinstance(c, Stopwatch))  # type: ignore[attr-defined]
     tested = {k.split("/", 1)[1]: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
-    epoch = int(Path(checkpoint.best_model_path).name.split("-")[1])
+    epoch = read_checkpoint(Path(checkpoint.best_model_path))["epoch"]
     metric = task.monitor.split("/", 1)[1]
     result = Result(
         encoder=config.label,
         parameters=sum(p.numel() for p in task.encoder.parameters()),
         metric=metric,
-        val={metric: float(checkpoint.best_model_score)} if checkpoint.best_model_score is not None else {},
+        val={metric: float(checkpoint.best_model_score)},  # type: ignore[arg-type]
         test=tested,
         epoch=epoch,
         epochs=trainer.current_epoch,
-        seconds=seconds,
+        seconds=stopwatch.seconds,
         seed=config.seed,
         data=str(data.path),
     )
@@ -79,15 +90,20 @@ def conclude(config: RunConfig, folder: Path, data: Data, task: Task, trainer: p
 def finish(folder: Path, found: Sequence[Result]) -> float:
     """Print and store the table of a run and the encoders that it was compared with; returns the run's test metric."""
     first = found[0]
+    if not first_rank():
+        return first.test[first.metric]
     console = results.console()
     console.print()
-    results.print_table(found, title=f"{first.data}: test once, on the checkpoint that validation chose")
+    results.print_table(
+        found,
+        title=f"{first.data}: {first.encoder} and what it is compared with; tested once, on the checkpoint of the best val",
+    )
     if len(found) > 1:
         result = Result(**{**vars(first), "compared": tuple(found[1:])})
         result.write(folder)
         names, values = [r.encoder for r in found], [r.test[r.metric] for r in found]
         plots.comparison(names, values, f"test {first.metric}", folder / "figures" / "comparison.png")
-    console.print(f"run folder: {folder}", soft_wrap=True)
+    console.print(f"run folder: {folder}", soft_wrap=True, markup=False)
     return first.test[first.metric]
 
 

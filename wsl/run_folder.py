@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,15 @@ def owned(folder: Path) -> Iterator[None]:
     Raises:
         RunFolderError: naming the process that holds the folder.
     """
+    if not first_rank():
+        yield  # the first rank of the run holds the lock
+        return
     path = folder / ".lock"
-    with open(path, "a+") as file:
+    try:
+        file = open(path, "a+")  # noqa: SIM115 (closed below, with the lock)
+    except OSError as error:
+        raise RunFolderError(f"cannot write into the run folder {folder}: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -74,6 +81,20 @@ def owned(folder: Path) -> Iterator[None]:
                 path.unlink()
                 folder.rmdir()
             raise
+
+
+def ensure(folder: Path) -> Path:
+    """The folder, made if it is absent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot make the run folder {folder}: {error.strerror}; set run_root=…") from error
+    return folder
+
+
+def first_rank() -> bool:
+    """Whether this process is the one of the run that writes files, as the launcher's variables say."""
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -96,7 +117,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_same_config(folder: Path, config: Mapping[str, Any], free: tuple[str, ...]) -> None:
+def check_same_config(folder: Path, config: Mapping[str, Any], free: Sequence[str]) -> None:
     """Refuse to go on with a run under another config.
 
     Args:
@@ -116,10 +137,15 @@ def check_same_config(folder: Path, config: Mapping[str, Any], free: tuple[str, 
 
 def write_text(path: Path, text: str) -> None:
     """Write beside, sync, rename: the file is complete or as it was."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """:func:`write_text` for bytes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "w") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -21,10 +21,11 @@ from wsl.callbacks.finite import StopOnNonFinite
 from wsl.callbacks.gradient_flow import GradientFlow
 from wsl.callbacks.progress import PlainProgress
 from wsl.callbacks.provenance import Provenance
+from wsl.callbacks.stopwatch import Stopwatch
 from wsl.checkpoint import AtomicCheckpointIO
 from wsl.config import arguments, schema_of
 from wsl.metrics_file import MetricsFile
-from wsl.ranges import Fraction, NonNegativeFloat, PositiveInt
+from wsl.ranges import NonNegativeFloat, PositiveFraction, PositiveInt
 
 #: what libraries warn of that no user of ours can act on
 FOREIGN_WARNINGS = (
@@ -58,9 +59,9 @@ def lightning_trainer(
     accumulate_grad_batches: PositiveInt = 1,
     check_val_every_n_epoch: PositiveInt = 1,
     log_every_n_steps: PositiveInt = 10,
-    limit_train_batches: PositiveInt | Fraction = 1.0,
-    limit_val_batches: PositiveInt | Fraction = 1.0,
-    limit_test_batches: PositiveInt | Fraction = 1.0,
+    limit_train_batches: PositiveInt | PositiveFraction = 1.0,
+    limit_val_batches: PositiveInt | PositiveFraction = 1.0,
+    limit_test_batches: PositiveInt | PositiveFraction = 1.0,
     deterministic: bool = True,
     progress: Literal["auto", "bar", "lines", "none"] = "auto",
 ) -> pl.Trainer:
@@ -123,7 +124,7 @@ def callbacks(
         save_last=True,
         enable_version_counter=False,
     )
-    always = [checkpoints, StopOnNonFinite(), Provenance(folder, source, seed)]
+    always = [checkpoints, Stopwatch(), StopOnNonFinite(), Provenance(folder, source, seed)]
     if gradient_flow is None:
         return always
     return [GradientFlow(folder, **arguments(gradient_flow)), *always]  # first: it is to see what stops a run
@@ -158,6 +159,9 @@ def loggers(
     if not identity.exists():
         identity.write_text(uuid.uuid4().hex[:8] + "\n")
     offline = os.environ.get("WANDB_MODE") == "offline"
+    if not offline and not _reachable(installed):
+        Console(stderr=True).print("W&B cannot be reached: this run is logged offline; `wandb sync` it later")
+        os.environ["WANDB_MODE"], offline = "offline", True
     logger = WandbLogger(
         name=name,
         project=project,
@@ -172,3 +176,11 @@ def loggers(
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes an option that wandb warns of as removed
     return [*out, logger]
+
+
+def _reachable(wandb: Any) -> bool:
+    """Whether the server answers to the key: an unreachable one must not end a run."""
+    try:
+        return bool(wandb.login(timeout=15, verify=True))
+    except (wandb.Error, OSError, ValueError):
+        return False

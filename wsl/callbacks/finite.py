@@ -46,6 +46,6 @@ class StopOnNonFinite(pl.Callback):
         rows = "unknown" if self._row_ids is None else ", ".join(map(str, self._row_ids.tolist()))
         return (
             f"step {trainer.global_step} (epoch {trainer.current_epoch}): {what}; the weights are still those of the "
-            f"step before. Rows of the batch: {rows}. Look at these rows (scripts/verify_zoo.py), lower optimizer.lr, "
-            "or set trainer.gradient_clip_val"
+            f"step before. Rows of the last batch: {rows}. Look at these rows (scripts/verify_zoo.py), "
+            "lower optimizer.lr, or set trainer.gradient_clip_val"
         )

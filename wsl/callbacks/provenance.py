@@ -14,13 +14,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from wsl.run_folder import write_text
+from wsl.run_folder import write_bytes, write_text
 
 PACKAGES = ("torch", "pytorch-lightning", "torch-geometric", "hydra-core", "omegaconf", "h5py", "numpy", "wandb")
 
 
 class Provenance(pl.Callback):
     """Writes ``provenance.json`` (and ``code.diff`` if the checkout has changes) into the run folder.
+
+    The file is a list with one record for each start: the first, and every time that the run was resumed.
 
     Args:
         folder: the run folder.
@@ -34,12 +36,14 @@ class Provenance(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        commit, diff = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
+        path = self.folder / "provenance.json"
+        starts = json.loads(path.read_text()) if path.exists() else []
+        diff = _git("diff", "HEAD", "--binary")
         record = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": sys.argv,
-            "commit": commit,
-            "changed": bool(diff),
+            "commit": _git("rev-parse", "HEAD").decode().strip(),
+            "changed": _git("status", "--porcelain").decode(errors="replace").splitlines(),
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in PACKAGES},
             "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
@@ -47,20 +51,20 @@ class Provenance(pl.Callback):
             "seed": self.seed,
             "data": self.data,
         }
-        write_text(self.folder / "provenance.json", json.dumps(record, indent=2) + "\n")
+        write_text(path, json.dumps([*starts, record], indent=2) + "\n")
         if diff:
-            write_text(self.folder / "code.diff", diff)
+            write_bytes(self.folder / ("code.diff" if not starts else f"code.{len(starts) + 1}.diff"), diff)
 
 
-def _git(*arguments: str) -> str:
+def _git(*arguments: str) -> bytes:
     """Output of git in the checkout that this package lies in; empty where there is none."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=False
+            ["git", *arguments], cwd=Path(__file__).parents[2], capture_output=True, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return b""
+    return done.stdout if done.returncode == 0 else b""
 
 
 def _version(package: str) -> str:

@@ -123,7 +123,7 @@ class ZooData(Data):
         return self._datasets[split]
 
     def example(self, size: int = 2048) -> WeightBatch:
-        """The first training rows, for statistics of the data."""
+        """At most ``size`` training rows, evenly spaced over the split, for statistics of the data."""
         dataset = self.dataset("train")
         step = max(1, len(dataset) // size)
         return dataset[list(range(0, len(dataset), step))[:size]]

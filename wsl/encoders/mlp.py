@@ -39,7 +39,8 @@ class FlatMLP(Encoder):
     def fit_statistics(self, batch: WeightBatch) -> None:
         rows = batch.values.squeeze(-1)
         self.mean.copy_(rows.mean(0))
-        self.std.copy_(rows.std(0).clamp_min(1e-8))
+        spread = rows.std(0, correction=0)
+        self.std.copy_(torch.where(spread > 0, spread, 1.0))  # what never varied is left as it is
 
     def forward(self, batch: WeightBatch) -> Tensor:
         if batch.spec != self.spec:

@@ -14,7 +14,7 @@ from wsl.spec import WeightSpec
 
 
 class ProbeMLP(Encoder):
-    """f(w) = MLP(y_w(p_1), …, y_w(p_M)) with learned probe inputs p ∈ [−1, 1]^d.
+    """f(w) = MLP(LayerNorm(y_w(p_1), …, y_w(p_M))) with learned probe inputs p that start uniform in [−1, 1]^d.
 
     The output-only part of the probe features of Kofinas et al., "Graph Neural Networks for Learning Equivariant
     Representations of Neural Networks", section 3: it knows what the network does, not how. Hence invariant to every

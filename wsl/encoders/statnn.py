@@ -43,7 +43,8 @@ class StatNN(Encoder):
     def fit_statistics(self, batch: WeightBatch) -> None:
         features = statistics(batch)
         self.mean.copy_(features.mean(0))
-        self.std.copy_(features.std(0).clamp_min(1e-8))
+        spread = features.std(0, correction=0)
+        self.std.copy_(torch.where(spread > 0, spread, 1.0))  # what never varied is left as it is
 
     def forward(self, batch: WeightBatch) -> Tensor:
         return self.net((statistics(batch) - self.mean) / self.std)

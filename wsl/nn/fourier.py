@@ -34,7 +34,8 @@ class FourierFeatures(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """One cosine gives both halves, since sin 2πt = cos 2π(t − ¼). Whole turns are dropped first: the remainder is
         exact, and small arguments are faster and lose no digits to the factor 2π."""
-        turns = v @ torch.cat([self.frequencies, self.frequencies]).T
-        turns[..., len(self.frequencies) :] -= 0.25
-        phase = turns.frac_().mul_(2 * math.pi)
-        return phase.cos() if phase.requires_grad else phase.cos_()
+        with torch.autocast(v.device.type, enabled=False):  # a phase of many turns has no digits left in 16 bits
+            turns = v @ torch.cat([self.frequencies, self.frequencies]).T
+            turns[..., len(self.frequencies) :] -= 0.25
+            phase = turns.frac_().mul_(2 * math.pi)
+            return phase.cos() if phase.requires_grad else phase.cos_()

@@ -22,12 +22,14 @@ class Task(pl.LightningModule):
     Attributes:
         monitor: the validation metric that chooses the checkpoint; ``mode``: "max" or "min".
         reads: the type of description that the encoder's inputs have.
+        needs_classes: whether the target must be a class.
         tested: after testing, the encoder's outputs for every test row.
     """
 
     monitor: ClassVar[str]
     mode: ClassVar[str]
     reads: ClassVar[type] = WeightSpec
+    needs_classes: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder, optimizer: MakeOptimizer, scheduler: MakeScheduler, seed: int = 0) -> None:
         super().__init__()
@@ -85,7 +87,7 @@ class Task(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = self._make_optimizer(self.encoder.parameters())
         steps = int(self.trainer.estimated_stepping_batches)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": self._make_scheduler(optimizer, steps, self.monitor, self.mode),
-        }
+        schedule = self._make_scheduler(optimizer, steps, self.monitor, self.mode)
+        if "monitor" in schedule:  # stepped by epochs that have a validation
+            schedule["frequency"] = self.trainer.check_val_every_n_epoch
+        return {"optimizer": optimizer, "lr_scheduler": schedule}

@@ -22,6 +22,7 @@ class Classification(Task):
 
     monitor = "val/accuracy"
     mode = "max"
+    needs_classes = True
 
     def __init__(
         self,

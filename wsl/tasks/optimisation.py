@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
@@ -77,7 +78,7 @@ def cosine(*, warm_up: NonNegativeInt = 0, final: Fraction = 0.0) -> MakeSchedul
     )
 
 
-def plateau(*, factor: Fraction = 0.5, patience: PositiveInt = 10) -> MakeScheduler:
+def plateau(*, factor: Annotated[float, Interval(gt=0, lt=1)] = 0.5, patience: PositiveInt = 10) -> MakeScheduler:
     """Multiply the rate by ``factor`` after ``patience`` epochs without a better validation metric."""
 
     def make(optimizer: Optimizer, total: int, metric: str, mode: str) -> dict[str, Any]:
