@@ -51,7 +51,7 @@ def run() -> Report:
         torch.set_num_threads(threads)
         for name, repeats in REPEATS.items():
             if name in REAL and not (DATA / f"{REAL[name]}.npz").is_file():
-                report.rows.append((name, threads, f"skipped: no file {DATA / REAL[name]}.npz"))
+                report.rows.append((name, threads, f"skipped: no {REAL[name]}.npz in WSL_DATA"))
                 continue
             result = in_fresh_process(measure, name, repeats)
             _add_rows(report, name, threads, result)

@@ -19,7 +19,7 @@ from wsl.nn.gatv2.scores import LeakyReLUScore, SoftplusScore
 from wsl.nn.gatv2.topology import Loops, topology
 from wsl.nn.gatv2_function import Plan, Probe, gatv2
 
-SMALL = 2**20
+SMALL = 2**23
 """E·H·C up to which a compiled layer runs as CSR: fewer calls count for more than temporaries that fit the cache."""
 
 

@@ -39,12 +39,11 @@ class CsrForm:
     def forward(self, problem: Problem) -> tuple[Tensor, Tensor]:
         graph = self.graph
         key, logit = fused(edge_logits, self.compiled)(*self._arguments(problem))
-        rows = graph.row_pointer
-        largest = torch.segment_reduce(logit, "max", offsets=rows, initial=-torch.inf, axis=0)
+        largest = torch.segment_reduce(logit, "max", offsets=graph.row_pointer, initial=-torch.inf, axis=0)
         share = logit.sub_(largest.index_select(0, graph.target)).exp_()
-        alpha = share.div_(_segment_sums(share, rows).index_select(0, graph.target))
+        alpha = share.div_(self._sums_by_target(share).index_select(0, graph.target))
         weight = alpha if problem.keep is None else alpha * graph.to_sorted(problem.keep)
-        return _segment_sums(key.mul_(weight.unsqueeze(-1)), rows), alpha
+        return self._sums_by_target(key.mul_(weight.unsqueeze(-1))), alpha
 
     def backward(
         self, problem: Problem, alpha: Tensor, out: Tensor, grad: Tensor, grad_alpha: Tensor | None, wanted: Wanted
@@ -53,14 +52,14 @@ class CsrForm:
         keep = None if problem.keep is None else graph.to_sorted(problem.keep)
         mean = (grad * out).sum(-1)
         if grad_alpha is not None:
-            mean = mean + _segment_sums(alpha * grad_alpha, graph.row_pointer)
+            mean = mean + self._sums_by_target(alpha * grad_alpha)
         grad_u, grad_source, grad_att = fused(edge_gradients, self.compiled)(
             *self._arguments(problem), grad, mean, alpha, keep, grad_alpha
         )
         by_source, columns = graph.by_source
         grads = Gradients(
             _segment_sums(grad_source, columns, by_source),
-            _segment_sums(grad_u, graph.row_pointer),
+            self._sums_by_target(grad_u),
             grad_att,
         )
         if problem.edge_attr is not None and problem.weight_edge is not None:
@@ -71,6 +70,9 @@ class CsrForm:
                 grads.edge_attr = graph.to_caller(flat @ problem.weight_edge)
         return grads
 
+    def _sums_by_target(self, per_edge: Tensor) -> Tensor:
+        return _segment_sums(per_edge, self.graph.row_pointer, self.graph.positions)
+
     def _arguments(self, problem: Problem) -> tuple[Any, ...]:
         """What :func:`edge_logits` and :func:`edge_gradients` begin with, for all edges."""
         edge = None
@@ -79,11 +81,9 @@ class CsrForm:
         return problem.score, problem.att, problem.xl, problem.xr, self.graph.source, self.graph.target, edge
 
 
-def _segment_sums(per_edge: Tensor, pointer: Tensor, positions: Tensor | None = None) -> Tensor:
-    """Sums of the rows ``positions`` (None: all, in order) of ``per_edge [E, …]`` over segments: ``[n, …]``."""
+def _segment_sums(per_edge: Tensor, pointer: Tensor, positions: Tensor) -> Tensor:
+    """Sums of the rows ``positions`` of ``per_edge [E, …]`` over the segments that ``pointer`` bounds: ``[n, …]``."""
     if not len(per_edge):
         return per_edge.new_zeros(len(pointer) - 1, *per_edge.shape[1:])
-    if positions is None:
-        positions = torch.arange(len(per_edge), device=per_edge.device)
     sums = F.embedding_bag(positions, per_edge.flatten(1), pointer, mode="sum", include_last_offset=True)
     return sums.unflatten(1, per_edge.shape[1:])

@@ -63,6 +63,11 @@ class EdgeGraph:
         return self.row_pointer.diff()
 
     @cached_property
+    def positions(self) -> Tensor:
+        """``[E]``: 0, 1, …"""
+        return torch.arange(len(self), device=self.source.device)
+
+    @cached_property
     def by_source(self) -> tuple[Tensor, Tensor]:
         """The same edges in the order of their sources: positions ``[E]`` and pointer ``[num_sources + 1]``."""
         source, positions = torch.sort(self.source, stable=True)
