@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from wsl.nn.unf.basis import BasisOptions, count_table
 from wsl.nn.unf.layout import Layout
-from wsl.spec import WeightSpec
+from wsl.spec import SpecError, WeightSpec, mlp_spec
 from wsl.trace import trace
+
+P = "permutation"
 
 
 def bell(n: int) -> int:
@@ -156,3 +158,14 @@ def test_terms_of_attention_with_heads() -> None:
 
     spec = trace(Attention(), torch.randn(2, 5, 12))
     assert count(spec.relax_io()) == 96
+
+
+def test_only_inputs_and_outputs_of_equal_size_can_be_tied() -> None:
+    spec = mlp_spec([3, 5, 2])
+    with pytest.raises(SpecError, match="only input and output labels can be tied, not 'hidden1'"):
+        spec.relax_io(["input", "hidden1"])
+    with pytest.raises(SpecError, match="'output' and 'input' differ in size"):
+        spec.relax_io(["input", "output"])
+    tied = mlp_spec([3, 5, 3]).relax_io(["input", "output"])
+    assert {label.name: label.symmetries[0] for label in tied.labels} == {"input": P, "hidden1": P}
+    assert tied.group["output"].label == "input"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import GPT, ResNet, tokens
 from torch import Tensor, nn
 
-from wsl.trace import trace_report
+from wsl.trace import trace, trace_report
 
 P, SCALE, SIGN = "permutation", "scaling", "sign"
 
@@ -203,3 +204,21 @@ def test_sound_and_as_much_shared_as_expected(name: str) -> None:
     assert sorted(hidden) == sorted(expected)
     assert report.spec.verified
     assert {t for c in report.spec.connections for t in c.tensors.values()} == set(report.spec.tensor)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["A", "B"])
+def test_resnet_20_at_its_published_size(option: str) -> None:
+    spec = trace(ResNet(option=option), torch.randn(2, 3, 32, 32))
+    hidden = [label.size for label in spec.labels if label.kind == "hidden"]
+    streams = [8, 8, 16, 16] if option == "A" else [32, 64]  # option A: the zeros around each smaller stream
+    assert sorted(hidden) == sorted([16, *[16] * 3, *[32] * 3, *[64] * 3, *streams])
+    assert all(SCALE in label.symmetries for label in spec.labels if label.kind == "hidden")
+
+
+@pytest.mark.slow
+def test_a_transformer_of_12_layers() -> None:
+    spec = trace(GPT(12, 48, 4, 50), tokens())
+    hidden = [label.size for label in spec.labels if label.kind == "hidden"]
+    assert sorted(hidden) == sorted([48, *[192, 4, 12, 12] * 12])
+    assert sum(c.kind == "attention" for c in spec.connections) == 12

@@ -27,7 +27,11 @@ class Label:
 
 @dataclass(frozen=True)
 class NeuronGroup:
-    """Neurons computed together: value = activation(sum over incoming connections) + ``parameters["offset"]``."""
+    """Neurons computed together: value = activation(sum over incoming connections) + ``parameters["offset"]``.
+
+    Where its channels are a product (the groups of a convolution or norm, the heads of queries), the tensors have an
+    axis for each factor, and the group has a fixed label of its own that is on no tensor.
+    """
 
     name: str
     label: str

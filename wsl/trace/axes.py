@@ -33,6 +33,7 @@ class Axis:
 
     @property
     def root(self) -> Axis:
+        """What the axis has become."""
         axis = self
         while axis.bound is not None:
             axis = axis.bound

@@ -41,6 +41,8 @@ class Link:
 
 
 class Divided(NamedTuple):
+    """The final graph."""
+
     groups: list[Group]
     links: list[Link]
 

@@ -81,12 +81,15 @@ class Network:
             self.edges.append(Edge(source.node, target, kind, used, given, **ranges))  # type: ignore[arg-type]
 
     def into(self, node: int) -> list[Edge]:
+        """Edges that enter a node."""
         return [e for e in self.edges if e.target == node]
 
     def out_of(self, node: int) -> list[Edge]:
+        """Edges that leave a node."""
         return [e for e in self.edges if e.source == node]
 
     def remove(self, nodes: Sequence[int]) -> None:
+        """Drop nodes with all their edges."""
         gone = set(nodes)
         self.nodes = {i: n for i, n in self.nodes.items() if i not in gone}
         self.edges = [e for e in self.edges if e.source not in gone and e.target not in gone]

@@ -16,6 +16,8 @@ from wsl.trace.values import Dim, Trace
 
 
 class Range(NamedTuple):
+    """Positions start … stop of an axis."""
+
     start: int
     stop: int
 

@@ -28,6 +28,8 @@ class Slot(NamedTuple):
 
 
 class Factor(NamedTuple):
+    """Neurons of a dimension, and their exponents."""
+
     axis: Axis
     slot: Slot
 
@@ -76,10 +78,12 @@ class Equation(NamedTuple):
 
 
 def size_of(dim: Iterable[Factor]) -> int:
+    """Length of a dimension."""
     return math.prod(f.size for f in dim)
 
 
 def axis_of(dim: Dim) -> Axis:
+    """A dimension as one axis."""
     return product([f.axis for f in dim])
 
 
@@ -96,6 +100,7 @@ def rows(value: Value, dim: int, start: int, length: int) -> Value | None:
 
 
 def fixed_dim(size: int, reason: str, kind: str = "") -> Dim:
+    """A dimension that is not permuted."""
     return (Factor(frozen(size, reason, kind), Slot(-1)),)
 
 
@@ -165,6 +170,7 @@ class Trace:
                 self.equate(factor.axis, ((1, factor.slot),), modes)
 
     def equate(self, scope: Axis, terms: Sequence[tuple[int, Slot]], modes: tuple[str, ...] = BOTH) -> None:
+        """State an equation."""
         self.equations.append(Equation(scope, tuple(terms), modes))
 
     def derived(self, dim: Dim) -> Dim:
@@ -228,6 +234,7 @@ class Trace:
             node.dim = channels
 
     def with_node(self, value: Value, node: int) -> Value:
+        """The value as held by a node of its own."""
         return replace(value, node=node, scale=1.0, tensors=(), constant=False, zero=False)
 
 

@@ -15,6 +15,7 @@ from wsl.trace.values import Dim, Factor, Trace, Value, fixed_dim, size_of
 
 
 def attention(trace: Trace, call: Call) -> Value | tuple[Value, ...]:
+    """The mixed values; grouped queries and dropout have no rule."""
     query, key, value, mask = call["query"], call["key"], call["value"], call["attn_mask"]
     if call["enable_gqa"] or call["dropout_p"] or len(query.dims) != len(value.dims) or value.scale != 1:
         return unknown(trace, call)

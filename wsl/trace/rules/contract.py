@@ -60,6 +60,7 @@ def _pixels(dim: Dim, number: int) -> list[int]:
 
 
 def matmul(trace: Trace, call: Call) -> Value | tuple[Value, ...]:
+    """Products of matrices, batched or not, as a contraction over the shared axis."""
     a, b = call["self"], call["other"] if call["other"] is not None else call["mat2"]
     if len(a.dims) == 0 or len(b.dims) == 0:
         return unknown(trace, call)
@@ -86,6 +87,7 @@ def addmm(trace: Trace, call: Call) -> Value:
 
 
 def einsum(trace: Trace, call: Call) -> Value | tuple[Value, ...]:
+    """A contraction written out; repeated letters and ellipses have no rule."""
     equation, operands = call["equation"].replace(" ", ""), call["tensors"]
     if "." in equation or "->" not in equation:
         return unknown(trace, call)

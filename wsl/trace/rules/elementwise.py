@@ -179,6 +179,7 @@ def elementwise(trace: Trace, call: Call) -> Value:
 
 
 def negative(trace: Trace, call: Call) -> Value:
+    """A sign that is kept as the scale of what follows."""
     return mul(trace, Call("mul", {"self": call["self"], "other": -1.0}, call.shapes, call.path))
 
 
@@ -192,6 +193,7 @@ def glu(trace: Trace, call: Call) -> Value:
 
 
 def softmax(trace: Trace, call: Call) -> Value:
+    """Equivariant to permutations; a factor or sign changes it."""
     x = call["self"]
     trace.neutral(x.dims)
     if x.node is None:

@@ -13,6 +13,7 @@ from wsl.trace.values import Dim, Trace, Value, fixed_dim, size_of
 
 
 def batch_norm(trace: Trace, call: Call) -> Value:
+    """γ (x − μ) / √(v + ε) + β per channel, with stored μ and v."""
     x, gamma, beta = call["input"], call["weight"], call["bias"]
     mean, var, at = call["running_mean"], call["running_var"], 1
     if call["training"] or mean is None or var is None:
@@ -28,6 +29,7 @@ def batch_norm(trace: Trace, call: Call) -> Value:
 
 
 def layer_norm(trace: Trace, call: Call) -> Value:
+    """Over the last dimensions: no factor and no sign passes, since the mean is subtracted."""
     x, gamma, beta = call["input"], call["weight"], call["bias"]
     first = len(x.dims) - len(call["normalized_shape"])
     trace.neutral(x.dims)
@@ -67,6 +69,7 @@ def group_norm(trace: Trace, call: Call) -> Value:
 
 
 def instance_norm(trace: Trace, call: Call) -> Value | tuple[Value, ...]:
+    """Each channel by its own statistics, which undo its factor only up to ε."""
     x, gamma, beta = call["input"], call["weight"], call["bias"]
     if not call["use_input_stats"]:
         return unknown(trace, call)

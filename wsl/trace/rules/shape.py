@@ -20,6 +20,7 @@ def view(trace: Trace, call: Call) -> Value | Stack:
 
 
 def reshape(trace: Trace, x: Value, shape: Sequence[int]) -> Value | Stack:
+    """The value in another shape; a stack where a fused axis is cut into its pieces."""
     out: list[Dim] = []
     stacked: tuple[int, int, list[list[Dim]]] | None = None
     for old, new in _blocks(x.shape, shape):
@@ -115,6 +116,7 @@ def _before(trace: Trace, factors: Dim, size: int) -> tuple[Dim, Dim] | None:
 
 
 def transpose(trace: Trace, call: Call) -> Value:
+    """Dimensions in another order."""
     x = call["self"]
     order = list(range(len(x.dims)))
     if call.op == "permute":
@@ -166,6 +168,7 @@ def _holds(trace: Trace, x: Value, dim: int) -> bool:
 
 
 def slice_(trace: Trace, call: Call) -> Value:
+    """A range of a dimension; steps freeze it, but subsample positions."""
     x, dim, step = call["self"], call["dim"] % len(call["self"].dims), call["step"] or 1
     size = size_of(x.dims[dim])
     start = call["start"] or 0
@@ -184,6 +187,7 @@ def slice_(trace: Trace, call: Call) -> Value:
 
 
 def split(trace: Trace, call: Call) -> tuple[Value, ...]:
+    """Consecutive ranges of a dimension."""
     x, dim = call["self"], (call["dim"] or 0) % len(call["self"].dims)
     out, start = [], 0
     for k, shape in enumerate(call.shapes):
@@ -227,6 +231,7 @@ def noted(trace: Trace, dim: Dim) -> None:
 
 
 def cat(trace: Trace, call: Call) -> Value:
+    """Values one after the other along a dimension; all other dimensions are tied."""
     values = call["tensors"]
     dim = (call["dim"] or 0) % len(call.shape)
     first = values[0]
@@ -258,6 +263,7 @@ def cat(trace: Trace, call: Call) -> Value:
 
 
 def stack(trace: Trace, call: Call) -> Stack:
+    """Values along a new dimension."""
     return Stack(call["dim"] % len(call.shape), tuple(call["tensors"]))
 
 
