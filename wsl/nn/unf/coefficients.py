@@ -60,7 +60,7 @@ class Coefficients(nn.Module):
             start[index[held]] = (np.outer(row, column) * np.sqrt(multiplicity))[held]
             self.register_buffer(f"index{number}", torch.from_numpy(index), persistent=False)
             factor = torch.from_numpy(1 / multiplicity).to(torch.get_default_dtype())
-            self.register_buffer(f"factor{number}", factor, persistent=False)
+            self.register_buffer(f"factor{number}", factor if (multiplicity > 1).any() else None, persistent=False)
         scale = torch.from_numpy(start).to(torch.get_default_dtype())
         drawn = torch.randn(units, c_in, c_out) * scale[:, None, None]
         self.units = nn.Parameter(drawn) if units else None
@@ -86,9 +86,11 @@ class Coefficients(nn.Module):
         if f"left{number}" in self.dense:
             return self.dense[f"left{number}"] @ self.dense[f"right{number}"]
         assert self.units is not None
-        index, factor = self.get_buffer(f"index{number}"), self.get_buffer(f"factor{number}")
+        index, factor = self.get_buffer(f"index{number}"), getattr(self, f"factor{number}")
         gathered = _with_zero(self.units).index_select(0, index.flatten() % (len(self.units) + 1))
-        gathered = gathered.view(*index.shape, self.c_in, self.c_out) * factor[:, :, None, None]
+        gathered = gathered.view(*index.shape, self.c_in, self.c_out)
+        if factor is not None:
+            gathered = gathered * factor[:, :, None, None]
         return gathered.transpose(1, 2).reshape(index.shape[0] * self.c_in, index.shape[1] * self.c_out)
 
     def apply_to(self, number: int, bank: Tensor) -> Tensor:
