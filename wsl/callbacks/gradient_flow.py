@@ -55,7 +55,7 @@ class GradientFlow(pl.Callback):
         self._previous: list[Tensor] | None = None
         self._step: int | None = None
 
-    def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         encoder = getattr(task, "encoder", task)
         assert isinstance(encoder, nn.Module)
         self._reader = FlowReader(encoder)
