@@ -7,6 +7,7 @@ tensor alone changes them; where it does not, the axis is a *free direction*, su
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from wsl.spec import SYMMETRIES, SpecError, VirtualTensor, WeightSpec
 from wsl.symmetry import GroupElement, act, draw
 
 Run = Callable[[WeightBatch], list[Tensor]]
+DRAWS = 3  # random weights on which a free direction must be free
 VISIBLE = 1e-3  # a relative change that rounding in float32 does not bring about
 
 
@@ -86,30 +88,41 @@ def free_directions(
 ) -> tuple[FreeDirection, ...]:
     """Every axis of length above 1 that can be permuted alone, on random parameters and buffers, without any change.
 
-    Axes of labels that permute and frozen axes are both tried, each with two permutations (a shift and a random one);
-    what changes the outputs visibly in float32 needs no float64.
+    Axes of labels that permute and frozen axes are both tried, each with two permutations (a shift and a random one).
+    What leaves the outputs unchanged is tried on further random weights, lest neurons that happen to be dead pass for
+    free; what changes them visibly in float32 needs no float64.
     """
     generator = torch.Generator().manual_seed(seed)
-    batch = random_weights(spec, module, generator)
-    exact, quick = (run_of_module(module, inputs, kwargs or {}, dtype) for dtype in (torch.float64, torch.float32))
-    before, roughly = exact(batch), quick(batch)
+    runs = [run_of_module(module, inputs, kwargs or {}, dtype) for dtype in (torch.float64, torch.float32)]
+    left = [(t, axis) for t in spec.tensors for axis, size in enumerate(t.shape) if size > 1]
+    for _ in range(DRAWS):
+        batch = random_weights(spec, module, generator)
+        before = [run(batch) for run in runs]
+        left = [(t, axis) for t, axis in left if _unnoticed(batch, t, axis, runs, before, tolerance, generator)]
+    uses = Counter(name for tensor in spec.tensors for name in tensor.axes)
+    return tuple(
+        FreeDirection(t.name, axis, t.axes[axis], _reason(spec, t, t.axes[axis], uses[t.axes[axis]]))
+        for t, axis in left
+    )
 
-    def unchanged(moved: WeightBatch) -> bool:
-        return not _change(quick(moved), roughly) > VISIBLE and _change(exact(moved), before) <= tolerance
 
-    uses: dict[str, int] = {}
-    for tensor in spec.tensors:
-        for name in tensor.axes:
-            uses[name] = uses.get(name, 0) + 1
-    found = []
-    for tensor in spec.tensors:
-        for axis, (name, size) in enumerate(zip(tensor.axes, tensor.shape, strict=True)):
-            if size < 2:
-                continue
-            orders = (torch.arange(size).roll(1), torch.randperm(size, generator=generator))
-            if all(unchanged(_permuted(batch, tensor, axis, order)) for order in orders):
-                found.append(FreeDirection(tensor.name, axis, name, _reason(spec, tensor, name, uses[name])))
-    return tuple(found)
+def _unnoticed(
+    batch: WeightBatch,
+    tensor: VirtualTensor,
+    axis: int,
+    runs: Sequence[Run],
+    before: Sequence[list[Tensor]],
+    tolerance: float,
+    generator: torch.Generator,
+) -> bool:
+    """Whether both permutations of one axis leave the outputs unchanged."""
+    size = tensor.shape[axis]
+    for order in (torch.arange(size).roll(1), torch.randperm(size, generator=generator)):
+        moved = _permuted(batch, tensor, axis, order)
+        exact, quick = runs
+        if _change(quick(moved), before[1]) > VISIBLE or not _change(exact(moved), before[0]) <= tolerance:
+            return False
+    return True
 
 
 def run_of_module(

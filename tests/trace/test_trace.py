@@ -22,6 +22,7 @@ from wsl.verify import random_weights, run_of_module, verify
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 P, SCALE, SIGN, PHASE = "permutation", "scaling", "sign", "phase"
 
+torch.manual_seed(0)
 #: network → (hidden labels: size and symmetries, in order; free directions)
 EXPECTED: dict[str, tuple[nn.Module, Any, list[tuple[Any, ...]], set[tuple[str, int]]]] = {
     "mlp": (n.mlp(3, 5, 6, 2), torch.randn(4, 3), [(5, P, SCALE), (6, P, SCALE)], set()),
