@@ -32,7 +32,7 @@ class GradientFlow(pl.Callback):
 
     Any encoder has D1 to D4, D13 and D14; GATv2 layers have the others. Training is not changed in any bit: what a
     reading draws comes from a generator of its own. Between readings there is no cost but a copy of the gradients one
-    step before each. The run folder gets
+    step before each; ``scripts/benchmark.py gradient_flow`` measures what a reading costs. The run folder gets
 
         gradient_flow.csv             every reading: step, quantity, place (a layer or a parameter), value
         gradient_flow_verdicts.csv    every verdict: first and last step at which it held, in words, with what to try
@@ -44,7 +44,7 @@ class GradientFlow(pl.Callback):
         jacobian_samples: random directions for the gain of each layer (D13); 0: none.
     """
 
-    def __init__(self, folder: Path, *, every: PositiveInt = 10, jacobian_samples: NonNegativeInt = 4) -> None:
+    def __init__(self, folder: Path, *, every: PositiveInt = 50, jacobian_samples: NonNegativeInt = 4) -> None:
         self.folder, self.every, self.jacobian_samples = folder, every, jacobian_samples
         self.table = folder / "gradient_flow.csv"
         self.history = History()
