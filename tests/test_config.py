@@ -46,6 +46,12 @@ def test_the_default_config_is_whole() -> None:
         ("encoder.name=evil", ["encoder.name", "evil", "ng_gnn"]),
         ("+encoder.widht=3", ["encoder.widht", "width"]),
         ("+sead=3", ["sead", "seed"]),
+        ("seed=5000000000", ["seed", "5000000000", "4294967296"]),
+        ("scheduler=plateau scheduler.factor=1.0", ["scheduler.factor", "1.0"]),
+        ("optimizer=sgd optimizer.nesterov=true optimizer.momentum=0.0", ["optimizer", "sgd", "momentum"]),
+        ("compare=[mpl]", ["compare", "mpl", "statnn"]),
+        ("data.build=typo", ["data.build", "typo", "digits_inr"]),
+        ("trainer.limit_val_batches=0.0", ["trainer.limit_val_batches", "0.0"]),
         ("compare=statnn", ["compare", "statnn", "list"]),
         ("seed='1'", ["seed", "1", "integer"]),
         ("task.label_smoothing=2", ["task.label_smoothing", "2"]),
@@ -53,7 +59,7 @@ def test_the_default_config_is_whole() -> None:
 )  # fmt: skip
 def test_refusals(override: str, words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        config(override)
+        config(*override.split())
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
@@ -81,9 +87,16 @@ def test_misspelt_arguments_are_answered(argument: str, words: list[str]) -> Non
 
 @pytest.mark.parametrize(
     "arguments",
-    [["encoder=mlp", "encoder.hidden=[3]"], ["seed=0,1,2", "encoder=mlp,statnn", "--multirun"],
-     ["~experiment"], ["hydra.sweep.dir=x"], ["experiment=digits_inr", "seed=3"]],
-)  # fmt: skip
+    [
+        ["encoder=mlp", "encoder.hidden=[3]"],
+        ["encoder=mlp,statnn", "encoder.hidden=[3]"],
+        ["seed=0,1,2", "encoder=mlp,statnn", "--multirun"],
+        ["~experiment"],
+        ["hydra.sweep.dir=x"],
+        ["hydra/launcher=submitit_local"],
+        ["experiment=digits_inr", "seed=3"],
+    ],
+)
 def test_right_arguments_pass(arguments: list[str]) -> None:
     refuse_unknown_keys(str(CONF), "train", arguments)
 

@@ -24,7 +24,7 @@ LAYERS = [
         "wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.export", "wsl.results", "wsl.plots",
         "wsl.attention_maps", "wsl.trainer",
     ),
-    ("wsl.build", "wsl.command_line"),
+    ("wsl.run_config", "wsl.build", "wsl.command_line"),
     ("wsl.report",),
 ]  # fmt: skip
 #: library → the modules that may import it
@@ -34,7 +34,7 @@ HOMES = {
         "wsl.data", "wsl.tasks", "wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.trainer", "wsl.build",
         "wsl.report",
     ),
-    "hydra": ("wsl.build", "wsl.command_line", "train", "scripts"),
+    "hydra": ("wsl.run_config", "wsl.build", "wsl.command_line", "train", "scripts"),
     "wandb": ("wsl.trainer",),
     "torchdata": ("wsl.data.loader",),
 }  # fmt: skip
@@ -46,14 +46,17 @@ def modules() -> dict[str, Path]:
     return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
 
 
-def imported(path: Path) -> set[str]:
-    """Every module that the file names in an import, also inside functions."""
+def imported(path: Path, module: str) -> set[str]:
+    """Every module that the file names in an import, also inside functions; relative ones resolved."""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return names
 
 
@@ -69,7 +72,7 @@ def layer(module: str) -> int | None:
 def test_arrows_point_one_way(module: str) -> None:
     mine = layer(module)
     assert mine is not None, f"{module} belongs to no layer: add it to LAYERS"
-    for name in imported(modules()[module]):
+    for name in imported(modules()[module], module):
         other = layer(name)
         assert other is None or other <= mine, f"{module} (layer {mine}) imports {name} (layer {other})"
 
@@ -79,18 +82,19 @@ def test_siblings_do_not_meet(one: str, other: str) -> None:
     for module, path in modules().items():
         for here, there in ((one, other), (other, one)):
             if under(module, here):
-                assert not [n for n in imported(path) if under(n, there)], f"{module} imports {there}"
+                assert not [n for n in imported(path, module) if under(n, there)], f"{module} imports {there}"
 
 
 @pytest.mark.parametrize("library", HOMES)
 def test_libraries_stay_at_home(library: str) -> None:
     for module, path in modules().items():
-        if any(under(name, library) for name in imported(path)):
+        if any(under(name, library) for name in imported(path, module)):
             assert any(under(module, home) for home in HOMES[library]), f"{module} imports {library}"
 
 
-def test_the_check_sees_a_back_edge(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["from wsl.tasks import base", "from ..tasks import base", "import wsl.tasks.base"])
+def test_the_check_sees_a_back_edge(tmp_path: Path, line: str) -> None:
     bad = tmp_path / "bad.py"
-    bad.write_text("def f():\n    from wsl.tasks import base\n")
-    assert "wsl.tasks.base" in imported(bad)
+    bad.write_text(f"def f():\n    {line}\n")
+    assert "wsl.tasks.base" in imported(bad, "wsl.nn.bad")
     assert layer("wsl.tasks.base") > layer("wsl.nn.mlp")

@@ -20,8 +20,8 @@ from wsl import build, report, run_config, run_folder
 from wsl.batch import WeightBatch
 from wsl.callbacks.finite import NonFiniteError
 from wsl.checkpoint import AtomicCheckpointIO, CheckpointError, previous_generation, read_checkpoint
-from wsl.results import Result
 from wsl.config import ConfigError
+from wsl.results import Result
 from wsl.run_folder import RunFolderError, create, owned
 from wsl.zoo import Zoo
 

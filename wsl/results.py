@@ -51,7 +51,7 @@ class Result:
         path = folder / "result.json"
         try:
             values: dict[str, Any] = json.loads(path.read_text())
-            compared = tuple(cls(**other) for other in values.pop("compared", ()))
+            compared = tuple(cls(**{**other, "compared": ()}) for other in values.pop("compared", ()))
             return cls(**values, compared=compared)
         except (OSError, json.JSONDecodeError, TypeError) as error:
             raise RunFolderError(f"{path} cannot be read: {error}") from None

@@ -77,9 +77,7 @@ class Task(pl.LightningModule):
         return self._val_rows if split == "val" else self._test_rows
 
     def _conclude(self, split: str) -> Rows:
-        gathered = self._gathered(split)
-        rows: Rows = gathered.compute()
-        gathered.reset()
+        rows = self._gathered(split).gather()
         metrics = {f"{split}/{name}": value for name, value in self.metrics(rows).items()}
         self.log_dict(metrics, prog_bar=split == "val")
         return rows

@@ -19,7 +19,7 @@ class Rows(NamedTuple):
 
 
 class GatheredRows(Metric):
-    """Collects (row id, output, target); :meth:`compute` returns them gathered, sorted and without repeats.
+    """Collects (row id, output, target); :meth:`gather` returns them from all ranks, sorted and without repeats.
 
     Evaluation on several ranks repeats rows to keep ranks in step; a metric on these rows does not depend on the number
     of ranks.
@@ -31,8 +31,10 @@ class GatheredRows(Metric):
         super().__init__()
         for state in ("row_ids", "output", "target"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
+        self._features: tuple[int, ...] = ()
 
     def update(self, row_ids: Tensor, output: Tensor, target: Tensor) -> None:
+        self._features = tuple(output.shape[1:])
         self.row_ids.append(row_ids)  # type: ignore[union-attr,operator]
         self.output.append(output.detach().float())  # type: ignore[union-attr,operator]
         self.target.append(target)  # type: ignore[union-attr,operator]
@@ -43,3 +45,10 @@ class GatheredRows(Metric):
         first = torch.ones_like(row_ids, dtype=torch.bool)
         first[1:] = row_ids[1:] != row_ids[:-1]
         return Rows(row_ids[first], output[order][first], target[order][first])
+
+    def gather(self) -> Rows:
+        """All rows, once each; and forget them. (torchmetrics squeezes results of one element: a split of one row.)"""
+        rows: Rows = self.compute()
+        self.reset()
+        n = rows.row_ids.numel()
+        return Rows(rows.row_ids.reshape(n), rows.output.reshape(n, *self._features), rows.target.reshape(n))
