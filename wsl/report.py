@@ -113,6 +113,8 @@ def _figures(folder: Path, data: Data, task: Task, result: Result) -> list[Path]
             folder / "metrics.csv", task.monitor, result.epoch, folder / "figures" / "learning_curve.png"
         )
     ]
+    if (watched := folder / "figures" / "gradient_flow.png").exists():  # made by the callback
+        made.append(watched)
     rows = task.tested
     if rows is None or not data.classes:
         return made
