@@ -13,7 +13,9 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
     Attention layers if there are any; else the members (with parameters) of the longest list of modules, outermost
     first; else all linear maps.
     """
-    attention = {name: module for name, module in model.named_modules() if isinstance(module, GATv2Conv)}
+    attention: dict[str, nn.Module] = {
+        n: module for n, module in model.named_modules() if isinstance(module, GATv2Conv)
+    }
     if attention:
         return attention
     lists = {
