@@ -16,11 +16,15 @@ from torch import Tensor
 
 from wsl.batch import WeightBatch
 from wsl.encoders.base import Encoder
+from wsl.encoders.deep_set import DeepSet
 from wsl.encoders.gatv2 import GATv2Encoder
 from wsl.encoders.nfn import NFNHNP, NFNNP
 from wsl.encoders.nft import NFT
 from wsl.encoders.ng_gnn import NGGNN
+from wsl.encoders.probe import ProbeMLP
+from wsl.encoders.statnn import StatNN
 from wsl.encoders.unf import UNF
+from wsl.run_config import ENCODERS
 from wsl.spec import WeightSpec, mlp_spec
 from wsl.symmetry import GroupElement, act, draw
 
@@ -41,6 +45,8 @@ class Case:
     spec: WeightSpec
     symmetries: tuple[str, ...] = ("permutation",)
     scale: float = 0.3
+    #: reads each tensor as a bag of entries: it cannot notice that one tensor alone is permuted, by design
+    bags: bool = False
 
 
 CASES = [
@@ -61,8 +67,16 @@ CASES += [
     Case("nft", lambda s: NFT(s, 10, channels=8, blocks=2, heads=2, fourier_std=0.3), INR, scale=0.1),
     Case("nft_equivariant", lambda s: NFT(s, 3, channels=8, blocks=2, heads=2, equivariant=True), RELU),
 ]
+EVERY = ("permutation", "sign", "phase")  # what a network of sines has
+CASES += [
+    Case("statnn", lambda s: StatNN(s, 10, hidden=(16,)), RELU, bags=True),
+    Case("probe_mlp", lambda s: ProbeMLP(s, 10, probes=8, hidden=(16,)), INR, EVERY, scale=0.1),
+    Case("probe_mlp_relu", lambda s: ProbeMLP(s, 10, probes=8, hidden=(16,)), RELU, ("permutation", "scaling")),
+    Case("deep_set", lambda s: DeepSet(s, 10), RELU, bags=True),
+]
 SYMMETRY_CASES = [pytest.param(c, s, id=f"{c.name}-{s}") for c in CASES for s in c.symmetries]
 EACH_CASE = [pytest.param(c, id=c.name) for c in CASES]
+SEEING = [pytest.param(c, id=c.name) for c in CASES if not c.bags]
 
 
 def built(case: Case, size: int = 6) -> tuple[Encoder, WeightBatch]:
@@ -92,13 +106,18 @@ def test_symmetry_elements_pass_unnoticed(case: Case, symmetry: str) -> None:
     assert change(encoder(moved), expected) < TOLERANCE
 
 
+def test_every_encoder_of_weights_that_claims_a_symmetry_has_a_row() -> None:
+    claiming = {e for e in ENCODERS.values() if e.reads is WeightSpec and e.symmetries}
+    assert claiming <= {type(case.build(case.spec)) for case in CASES}
+
+
 @pytest.mark.parametrize("case", EACH_CASE)
 def test_claims_no_more_than_is_tested(case: Case) -> None:
     held = {s for s in case.build(case.spec).symmetries if case.spec.labels_with(s)}
     assert held == set(case.symmetries)
 
 
-@pytest.mark.parametrize("case", EACH_CASE)
+@pytest.mark.parametrize("case", SEEING)
 def test_negative_control_permuting_one_tensor_alone_is_noticed(case: Case) -> None:
     """Permuting the out-neurons of one hidden weight, but nothing else, changes the function."""
     encoder, batch = built(case)
@@ -111,8 +130,15 @@ def test_negative_control_permuting_one_tensor_alone_is_noticed(case: Case) -> N
     assert change(encoder(batch.with_values(values)), encoder(batch)) > NOTICEABLE
 
 
+@pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in CASES if c.bags])
+def test_negative_control_entries_moved_between_tensors_are_noticed(case: Case) -> None:
+    encoder, batch = built(case)
+    values = batch.values.roll(case.spec.tensors[0].numel, dims=1)
+    assert change(encoder(batch.with_values(values)), encoder(batch)) > NOTICEABLE
+
+
 @pytest.mark.parametrize("kind", ["input", "output"])
-@pytest.mark.parametrize("case", EACH_CASE)
+@pytest.mark.parametrize("case", SEEING)
 def test_sensitivity_control_permuting_inputs_or_outputs_is_noticed(case: Case, kind: str) -> None:
     encoder, batch = built(case)
     (label,) = (label for label in case.spec.labels if label.kind == kind)
