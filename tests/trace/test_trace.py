@@ -114,6 +114,7 @@ def report_of(name: str, reports: dict[str, TraceReport]) -> TraceReport:
 def test_labels_symmetries_and_free_directions(name: str, reports: dict[str, TraceReport]) -> None:
     report, expected, free = report_of(name, reports), EXPECTED[name][2], EXPECTED[name][3]
     spec = report.spec
+    print(f"{name}: {spec}", *spec.labels, *spec.tensors, *spec.connections, sep="\n  ")  # shown by pytest -s
     hidden = [(label.size, *label.symmetries) for label in spec.labels if label.kind == "hidden"]
     assert spec.verified
     assert hidden == expected, spec.labels
