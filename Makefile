@@ -37,6 +37,7 @@ test-slow: setup  ## run the slow tests too
 
 check: setup  ## lint and type-check
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # Releases younger than a week are not taken (supply-chain cooling-off). CUDA packages are torch's own business.

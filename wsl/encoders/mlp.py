@@ -15,8 +15,8 @@ from wsl.spec import WeightSpec
 class FlatMLP(Encoder):
     """f(w) = MLP((w − mean) / std), on all P weights as one vector.
 
-    The flat baseline of Navon et al., "Equivariant Architectures for Learning in Deep Weight Spaces". Statistics are per
-    parameter, which an encoder that claims no symmetry may use.
+    The flat baseline of Navon et al., "Equivariant Architectures for Learning in Deep Weight Spaces". Statistics are
+    per parameter, which an encoder that claims no symmetry may use.
 
     Args:
         hidden: widths of the hidden layers.

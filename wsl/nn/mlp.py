@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -10,7 +11,7 @@ from torch import nn
 def mlp(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     """Linear, ReLU (, dropout), …, Linear through the given widths, input first."""
     layers: list[nn.Module] = []
-    for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (n_in, n_out) in enumerate(pairwise(widths)):
         if i:
             layers.append(nn.ReLU())
             if dropout:
