@@ -33,6 +33,7 @@ FOREIGN_WARNINGS = (
     ".*isinstance.treespec, LeafSpec.. is deprecated",  # Lightning 2.6 on torch 2.13
     ".*does not have many workers",  # rows are cut from memory by one indexing operation
     ".*smaller than the logging interval",
+    "`ModelCheckpoint.monitor=.* could not find the monitored key",  # wsl.build.chosen says what to do
     "Checkpoint directory .* exists and is not empty",  # the run that is resumed
 )
 
@@ -114,17 +115,19 @@ def callbacks(
     gradient_flow: GradientFlowConfig | None = None,
 ) -> list[pl.Callback]:
     """Checkpoints (the best by validation, the last), non-finite guard, provenance, and what the config asks for."""
-    checkpoints = ModelCheckpoint(
+    best = ModelCheckpoint(
         dirpath=folder / "checkpoints",
         filename=f"best-{{epoch}}-{{{monitor}:.4f}}",
         auto_insert_metric_name=False,
         monitor=monitor,
         mode=mode,
         save_top_k=1,
-        save_last=True,
         enable_version_counter=False,
     )
-    always = [checkpoints, Stopwatch(), StopOnNonFinite(), Provenance(folder, source, seed)]
+    last = ModelCheckpoint(  # every epoch; with ``save_last`` the best one would be the last one too
+        dirpath=folder / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    always = [best, last, Stopwatch(), StopOnNonFinite(), Provenance(folder, source, seed)]
     if gradient_flow is None:
         return always
     return [GradientFlow(folder, **arguments(gradient_flow)), *always]  # first: it is to see what stops a run

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from wsl.batch import WeightBatch
 from wsl.data.sampler import mixed_seed
@@ -62,7 +63,15 @@ class Task(pl.LightningModule):
         self._evaluate("test", batch)
 
     def on_validation_epoch_end(self) -> None:
-        self._conclude("val")
+        rows = self._conclude("val")
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, ReduceLROnPlateau):
+            schedule.step(self.metrics(rows)[self.monitor.removeprefix("val/")])
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        # Lightning would step a plateau after the epoch's checkpoint is written, and a resumed run would miss a step.
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
 
     def on_test_epoch_end(self) -> None:
         self.tested = self._conclude("test")
