@@ -96,7 +96,7 @@ def finish(folder: Path, found: Sequence[Result]) -> float:
     console.print()
     results.print_table(
         found,
-        title=f"{first.data}: {first.encoder} and what it is compared with; tested once, on the best checkpoint by val",
+        title=f"{first.data}: {first.encoder} and others, tested once on the best checkpoint by val",
     )
     if len(found) > 1:
         result = Result(**{**vars(first), "compared": tuple(found[1:])})

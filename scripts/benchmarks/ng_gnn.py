@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import scatter
 
-from benchmarks.measure import Report, in_fresh_process, interleaved, matmul_unit, peak_rss
+from benchmarks.measure import Report, in_fresh_process, interleaved, peak_rss, ten_units
 from wsl.batch import WeightBatch
 from wsl.encoders.ng_gnn import NGGNN
 from wsl.graphs.blocks import BlockGraph
@@ -145,8 +145,8 @@ def run() -> Report:
         training = TrainingStep(row)
         difference = training.check()
         steps = {which: partial(training.step, getattr(training, which)) for which in ("blocks", "reference")}
-        times = interleaved(steps, repeats=5, warmup=1)
-        unit = matmul_unit()
+        times = interleaved({**steps, "units": ten_units()}, repeats=5, warmup=1)
+        unit = times["units"] / 10
         blocks, reference = times["blocks"] / unit, times["reference"] / unit
         memory = {which: in_fresh_process(measure_memory, row, which) for which in ("blocks", "reference")}
         cells = [f"{times['blocks'] * 1e3:.0f}", f"{blocks:.1f}", f"{memory['blocks']:.0f}"]
