@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
 from wsl.encoders.attention_options import initialise_balanced, per_head
-from wsl.encoders.base import Encoder, UnsupportedSpecError
-from wsl.encoders.ng_gnn import NeuralGraphEmbedding
-from wsl.graphs.blocks import BlockError, BlockGraph, block_graph
+from wsl.encoders.base import Encoder
+from wsl.encoders.neural_graph import NeuralGraphEmbedding, neural_graph
 from wsl.nn.gatv2_conv import GATv2Conv
 from wsl.nn.mlp import mlp
 from wsl.nn.standardize import Standardize
@@ -84,7 +83,7 @@ class GATv2Encoder(Encoder):
         standardize: bool = True,
     ) -> None:
         super().__init__(spec, out_features)
-        self.graph = _graph_of(spec, reverse_edges)
+        self.graph, self.outputs = neural_graph(spec, reverse_edges, "GATv2")
         self.residual, self.norm = residual, norm
         self.standardize = Standardize(spec) if standardize else None
         self.embed = NeuralGraphEmbedding(spec, self.graph, width, probes, fourier_features, fourier_std)
@@ -106,8 +105,6 @@ class GATv2Encoder(Encoder):
         self.layers = nn.ModuleList(convs)
         self.norms = nn.ModuleList(nn.LayerNorm(width) if norm == "layer" else nn.Identity() for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
-        names = {group.name for group in spec.groups_of_kind("output")}
-        self.outputs = [nodes for nodes in self.graph.node_sets if nodes.name in names]
         self.readout = mlp((width * sum(nodes.size for nodes in self.outputs), width, width, out_features))
 
     @property
@@ -135,13 +132,3 @@ class GATv2Encoder(Encoder):
             x = x + y if self.residual else y
         x = x.view(shape)
         return self.readout(torch.cat([nodes.of(x).flatten(1) for nodes in self.outputs], dim=1))
-
-
-def _graph_of(spec: WeightSpec, reverse_edges: bool) -> BlockGraph:
-    try:
-        graph = block_graph(spec, reverse_edges)
-    except BlockError as error:
-        raise UnsupportedSpecError(f"GATv2 cannot take this spec: {error}") from error
-    if not spec.groups_of_kind("output"):
-        raise UnsupportedSpecError("GATv2 reads the states of output neurons, and this spec has no output group")
-    return graph
