@@ -94,10 +94,7 @@ def finish(folder: Path, found: Sequence[Result]) -> float:
         return first.test[first.metric]
     console = results.console()
     console.print()
-    results.print_table(
-        found,
-        title=f"{first.data}: {first.encoder} and others, tested once on the best checkpoint by val",
-    )
+    results.print_table(found, title=f"{first.data}, tested once on the best checkpoint by val")
     if len(found) > 1:
         result = Result(**{**vars(first), "compared": tuple(found[1:])})
         result.write(folder)
