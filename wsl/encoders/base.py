@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
 from wsl.errors import UserError
+from wsl.nn.standardize import Standardize
 from wsl.spec import WeightSpec
 
 
@@ -48,3 +49,28 @@ class Encoder(nn.Module):
 
         Encoders without such buffers do nothing.
         """
+
+    def check_spec(self, batch: WeightBatch) -> None:
+        """Raise ValueError if the batch holds networks of another spec than the encoder was built for."""
+        if batch.spec != self.spec:
+            raise ValueError(f"this encoder was built for {self.spec!r}, the batch holds {batch.spec!r}")
+
+
+class StandardizingEncoder(Encoder):
+    """An encoder whose input may be standardised, with one mean and deviation for each parameter tensor.
+
+    Attributes:
+        standardize: the statistics, or None to read raw values; set by the subclass.
+    """
+
+    standardize: Standardize | None
+
+    def fit_statistics(self, batch: WeightBatch) -> None:
+        """Set mean and deviation of each parameter tensor from training data."""
+        if self.standardize is not None:
+            self.standardize.fit(batch)
+
+    def standardized(self, batch: WeightBatch) -> Tensor:
+        """The values ``[B, P, C]`` that the encoder reads, of a batch that it was built for."""
+        self.check_spec(batch)
+        return batch.values if self.standardize is None else self.standardize(batch.values)

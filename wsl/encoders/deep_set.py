@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
-from wsl.encoders.base import Encoder
+from wsl.encoders.base import StandardizingEncoder
 from wsl.nn.deep_set import DeepSetLinear
 from wsl.nn.mlp import mlp
 from wsl.nn.standardize import Standardize
@@ -16,7 +16,7 @@ from wsl.ranges import PositiveInt, Rate
 from wsl.spec import WeightSpec
 
 
-class DeepSet(Encoder):
+class DeepSet(StandardizingEncoder):
     """f(w) = MLP(means over tensors of ReLU layers y = bias + x Λ + mean(x) Γ).
 
     Baseline of Zhou, Finn and Harrison, "Universal Neural Functionals": like statistics of tensors, it cannot tell
@@ -62,15 +62,8 @@ class DeepSet(Encoder):
         else:
             self.last = mlp((len(spec.tensors) * channels, *head, out_features), dropout)
 
-    def fit_statistics(self, batch: WeightBatch) -> None:
-        """Set mean and deviation of each parameter tensor from training data."""
-        if self.standardize is not None:
-            self.standardize.fit(batch)
-
     def forward(self, batch: WeightBatch) -> Tensor:
-        if batch.spec != self.spec:
-            raise ValueError(f"this encoder was built for {self.spec!r}, the batch holds {batch.spec!r}")
-        x = batch.values if self.standardize is None else self.standardize(batch.values)
+        x = self.standardized(batch)
         for layer in self.layers:
             x = F.relu(layer(x))
         if self.equivariant:

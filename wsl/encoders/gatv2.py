@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
 from wsl.encoders.attention_options import initialise_balanced, per_head
-from wsl.encoders.base import Encoder
+from wsl.encoders.base import StandardizingEncoder
 from wsl.encoders.neural_graph import NeuralGraphEmbedding, neural_graph
 from wsl.nn.gatv2_conv import GATv2Conv
 from wsl.nn.mlp import mlp
@@ -19,7 +19,7 @@ from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate
 from wsl.spec import WeightSpec
 
 
-class GATv2Encoder(Encoder):
+class GATv2Encoder(StandardizingEncoder):
     """Embeds networks by attention on their neural graph: neurons choose among the neurons that feed them.
 
         x ← embedding of biases, probe features and positions          e ← embedding of weights
@@ -114,15 +114,8 @@ class GATv2Encoder(Encoder):
             return ()
         return tuple((f"layers.{n}", f"layers.{n + 1}") for n in range(len(self.layers) - 1))
 
-    def fit_statistics(self, batch: WeightBatch) -> None:
-        """Set mean and deviation of each parameter tensor from training data."""
-        if self.standardize is not None:
-            self.standardize.fit(batch)
-
     def forward(self, batch: WeightBatch) -> Tensor:
-        if batch.spec != self.spec:
-            raise ValueError(f"this encoder was built for {self.spec!r}, the batch holds {batch.spec!r}")
-        values = batch.values if self.standardize is None else self.standardize(batch.values)
+        values = self.standardized(batch)
         x, e = self.embed(batch, values)
         shape, x, e = x.shape, x.flatten(0, 1), e.flatten(0, 1)
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):

@@ -86,8 +86,7 @@ class _NFN(Encoder):
             self.normalize.fit(batch)
 
     def forward(self, batch: WeightBatch) -> Tensor:
-        if batch.spec != self.spec:
-            raise ValueError(f"this encoder was built for {self.spec!r}, the batch holds {batch.spec!r}")
+        self.check_spec(batch)
         values = self.normalize(batch.values)
         lifted = with_positions(self.waves(values), self.get_buffer("positions"))
         features = self.stack(self.layout.pack(lifted))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
-from wsl.encoders.base import Encoder, UnsupportedSpecError
+from wsl.encoders.base import StandardizingEncoder, UnsupportedSpecError
 from wsl.encoders.unf import encoded_labels, layout_with
 from wsl.nn.chain import ChainLayer, NotAChainError, chain
 from wsl.nn.fourier import FourierFeatures
@@ -22,7 +22,7 @@ from wsl.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Rate
 from wsl.spec import VirtualTensor, WeightSpec
 
 
-class NFT(Encoder):
+class NFT(StandardizingEncoder):
     """Attention between weights and biases of an MLP or plain CNN, equivariant to permutations of neurons.
 
     Zhou et al., "Neural Functional Transformers", NeurIPS 2023. Attention alone is symmetric to permutations of inputs
@@ -93,15 +93,8 @@ class NFT(Encoder):
             self.pool = InvariantPool(layout_with(spec, "fixed", "fixed"), complete=False)
             self.head = mlp((self.pool.outputs * channels, *head, out_features), dropout)
 
-    def fit_statistics(self, batch: WeightBatch) -> None:
-        """Set mean and deviation of each parameter tensor from training data."""
-        if self.standardize is not None:
-            self.standardize.fit(batch)
-
     def forward(self, batch: WeightBatch) -> Tensor:
-        if batch.spec != self.spec:
-            raise ValueError(f"this encoder was built for {self.spec!r}, the batch holds {batch.spec!r}")
-        values = batch.values if self.standardize is None else self.standardize(batch.values)
+        values = self.standardized(batch)
         bundles = self.embed_ends(self.layout.bundles.pack(self.lift(values)))
         weights, biases = self.layout.split(bundles, self.norm.normalized_shape[0])
         count = len(weights)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
-from wsl.encoders.base import Encoder
+from wsl.encoders.base import StandardizingEncoder
 from wsl.encoders.neural_graph import NeuralGraphEmbedding, neural_graph
 from wsl.nn.pna_blocks import PNALayer
 from wsl.nn.standardize import Standardize
@@ -16,7 +16,7 @@ from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate
 from wsl.spec import WeightSpec
 
 
-class NGGNN(Encoder):
+class NGGNN(StandardizingEncoder):
     """Embeds networks by their neural graph: one node per neuron, one edge per weight, biases as node features.
 
     Inputs are standardised per tensor, lifted to waves (Fourier features) and two linear maps; probe features and
@@ -83,15 +83,8 @@ class NGGNN(Encoder):
             nn.Linear(width, out_features),
         )
 
-    def fit_statistics(self, batch: WeightBatch) -> None:
-        """Set mean and deviation of each parameter tensor from training data."""
-        if self.standardize is not None:
-            self.standardize.fit(batch)
-
     def forward(self, batch: WeightBatch) -> Tensor:
-        if batch.spec != self.spec:
-            raise ValueError(f"this encoder was built for {self.spec!r}, the batch holds {batch.spec!r}")
-        values = batch.values if self.standardize is None else self.standardize(batch.values)
+        values = self.standardized(batch)
         x, e = self.embed(batch, values)
         for number, layer in enumerate(self.layers):
             y, e = layer(x, e, self.graph)

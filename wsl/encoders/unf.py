@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
-from wsl.encoders.base import Encoder, UnsupportedSpecError
+from wsl.encoders.base import StandardizingEncoder, UnsupportedSpecError
 from wsl.nn.mlp import mlp
 from wsl.nn.standardize import Standardize
 from wsl.nn.unf.basis import BasisOptions, BasisTooLargeError
@@ -24,7 +24,7 @@ from wsl.spec import SpecError, WeightSpec
 Axes = Literal["fixed", "encoded", "permuted"]
 
 
-class UNF(Encoder):
+class UNF(StandardizingEncoder):
     """f(w) = MLP(pool(stack of equivariant layers(w))), or, equivariant, a last layer instead of pool and MLP.
 
     Zhou, Finn and Harrison, "Universal Neural Functionals", NeurIPS 2024; the defaults are those of its predictor of
@@ -110,15 +110,8 @@ class UNF(Encoder):
             self.pool = InvariantPool(self.layout, pool == "complete", aggregation)
             self.head = mlp((self.pool.outputs * channels, *head, out_features), dropout)
 
-    def fit_statistics(self, batch: WeightBatch) -> None:
-        """Set mean and deviation of each parameter tensor from training data."""
-        if self.standardize is not None:
-            self.standardize.fit(batch)
-
     def forward(self, batch: WeightBatch) -> Tensor:
-        if batch.spec != self.spec:
-            raise ValueError(f"this encoder was built for {self.spec!r}, the batch holds {batch.spec!r}")
-        values = batch.values if self.standardize is None else self.standardize(batch.values)
+        values = self.standardized(batch)
         features = self.stack(self.layout.pack(with_positions(values, self.get_buffer("positions"))))
         if self.last is not None:
             return self.layout.unpack(self.last(features), self.out_features)
