@@ -18,12 +18,11 @@ class MetricsFile(Logger):
 
     Args:
         folder: the run folder.
-        flush_every: rows held back at most.
     """
 
-    def __init__(self, folder: Path, flush_every: int = 50) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.path, self.flush_every = folder / "metrics.csv", flush_every
+        self.path = folder / "metrics.csv"
         self._columns: list[str] = []
         self._pending: list[dict[str, Any]] = []
         if self.path.exists():
@@ -48,10 +47,9 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Take note; Lightning calls :meth:`save` after each log."""
         numbers = {key: int(value) if key == "epoch" else float(value) for key, value in metrics.items()}
         self._pending.append({**numbers, "step": step})
-        if len(self._pending) >= self.flush_every:
-            self.save()
 
     @rank_zero_only
     def save(self) -> None:
