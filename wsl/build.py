@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import safetensors.torch
@@ -19,8 +20,12 @@ from wsl.config import ConfigError, arguments, schema_of, validated
 from wsl.data.base import Data
 from wsl.encoders.base import Encoder
 from wsl.export import read_encoder_card
+from wsl.graphs import node_graph
+from wsl.graphs.node_graph import NodeGraphSpec
 from wsl.metrics_file import MetricsFile
 from wsl.run_config import DATA, ENCODERS, OPTIMIZERS, SCHEDULERS, TASKS, RunConfig, config
+from wsl.spec import WeightSpec, family
+from wsl.spec.family import SpecFamily
 from wsl.tasks.base import Task
 from wsl.zoo import ZooError
 from wsl.zoo.build.inr import build_inr_zoo
@@ -54,7 +59,7 @@ def encoder(config: RunConfig, data: Data) -> Encoder:
     for group, chosen in (("encoder", ENCODERS[config.encoder.name]), ("task", TASKS[config.task.name])):
         if not isinstance(data.spec, chosen.reads):
             raise ConfigError(
-                f"{group}.name={getattr(config, group).name} reads a {chosen.reads.__name__}, "
+                f"{group}.name={getattr(config, group).name} reads a {_names(chosen.reads)}, "
                 f"data.name={config.data.name} has a {type(data.spec).__name__}; choose another {group}"
             )
     if TASKS[config.task.name].needs_classes and not data.classes:
@@ -122,12 +127,22 @@ def exported_encoder(folder: Path) -> Encoder:
     if name not in ENCODERS:
         raise ConfigError(f"{folder / 'model.json'}: encoder.name={name}: allowed is one of {', '.join(ENCODERS)}")
     checked = validated(schema_of(name, ENCODERS[name], ("spec", "out_features")), values)
-    built = ENCODERS[name](ENCODERS[name].reads.from_dict(spec), out_features, **arguments(checked))
+    built = ENCODERS[name](_description(spec), out_features, **arguments(checked))
     try:
         built.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
         raise ConfigError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
     return built.eval()
+
+
+def _names(types: tuple[type, ...]) -> str:
+    return " or a ".join(kind.__name__ for kind in types)
+
+
+def _description(values: dict[str, Any]) -> Any:
+    """What an exported encoder was built for, of the type that its format names."""
+    formats: dict[str, Any] = {node_graph.FORMAT: NodeGraphSpec, family.FORMAT: SpecFamily}
+    return formats.get(values.get("format", ""), WeightSpec).from_dict(values)
 
 
 def checkpoint(config: RunConfig, folder: Path) -> Path | None:

@@ -27,14 +27,15 @@ class Encoder(nn.Module):
     Attributes:
         symmetries: what the encoder respects of (permutation, scaling, sign, phase), wherever the spec has it.
         equivariant: whether the output is a field over the parameters.
-        reads: the type of description that it is built for.
-        spec: the spec that it was built for.
+        reads: the types of description that it can be built for; an encoder of mixed zoos adds
+            :class:`~wsl.spec.family.SpecFamily` and is given :class:`~wsl.batch.MixedWeightBatch` too.
+        spec: what it was built for.
         out_features: number of features returned.
     """
 
     symmetries: ClassVar[frozenset[str]] = frozenset()
     equivariant: bool = False
-    reads: ClassVar[type[Any]] = WeightSpec
+    reads: ClassVar[tuple[type[Any], ...]] = (WeightSpec,)
 
     def __init__(self, spec: WeightSpec, out_features: int) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from wsl.batch import WeightBatch
 from wsl.data.sampler import mixed_seed
 from wsl.encoders.base import Encoder
 from wsl.spec import WeightSpec
+from wsl.spec.family import SpecFamily
 from wsl.tasks.gathered import GatheredRows, Rows
 from wsl.tasks.optimisation import MakeOptimizer, MakeScheduler
 
@@ -22,14 +23,14 @@ class Task(pl.LightningModule):
 
     Attributes:
         monitor: the validation metric that chooses the checkpoint; ``mode``: "max" or "min".
-        reads: the type of description that the encoder's inputs have.
+        reads: the types of description that the encoder's inputs may have.
         needs_classes: whether the target must be a class.
         tested: after testing, the encoder's outputs for every test row.
     """
 
     monitor: ClassVar[str]
     mode: ClassVar[str]
-    reads: ClassVar[type] = WeightSpec
+    reads: ClassVar[tuple[type, ...]] = (WeightSpec, SpecFamily)
     needs_classes: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder, optimizer: MakeOptimizer, scheduler: MakeScheduler, seed: int = 0) -> None:

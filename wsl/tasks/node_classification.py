@@ -19,7 +19,7 @@ class NodeClassification(Classification):
         label_smoothing: share of the target's probability that is spread over all classes, in [0, 1).
     """
 
-    reads: ClassVar[type] = NodeGraphSpec
+    reads: ClassVar[tuple[type, ...]] = (NodeGraphSpec,)
 
     def output(self, batch: NodeBatch) -> Tensor:  # type: ignore[override]
         return self.encoder(batch)[batch.row_ids]

@@ -33,7 +33,7 @@ class NodeEncoder(Encoder):
         UnsupportedSpecError: if the spec describes anything but the nodes of a graph.
     """
 
-    reads: ClassVar[type[Any]] = NodeGraphSpec
+    reads: ClassVar[tuple[type[Any], ...]] = (NodeGraphSpec,)
 
     def __init__(
         self,
