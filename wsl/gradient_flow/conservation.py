@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wsl.nn.gatv2.balance import _node_maps, _per_channel, imbalance
+from wsl.nn.gatv2.balance import imbalance, node_maps, per_channel
 from wsl.nn.gatv2_conv import GATv2Conv
 
 
@@ -26,7 +26,7 @@ def residual(layer: GATv2Conv, following: GATv2Conv) -> float:
     """
     left = _leaving(layer)
     right = torch.zeros_like(left)
-    for linear in _node_maps(following):
+    for linear in node_maps(following):
         if linear.weight.grad is not None:
             right += (linear.weight * linear.weight.grad).sum(0)
     size = left.abs().sum() + right.abs().sum()
@@ -44,12 +44,12 @@ def balance_level(layer: GATv2Conv, following: GATv2Conv) -> float:
 def _leaving(layer: GATv2Conv) -> Tensor:
     """The left side, one number per output channel of the layer."""
     total = torch.zeros(layer.out_channels * (layer.heads if layer.concat else 1)).to(layer.att)
-    for linear in [*_node_maps(layer), *([] if layer.lin_edge is None else [layer.lin_edge])]:
+    for linear in [*node_maps(layer), *([] if layer.lin_edge is None else [layer.lin_edge])]:
         products = _product(linear.weight).sum(1)
-        total += _per_channel(layer, products if linear.bias is None else products + _product(linear.bias))
+        total += per_channel(layer, products if linear.bias is None else products + _product(linear.bias))
     if layer.bias is not None:
         total += _product(layer.bias)
-    return total - _per_channel(layer, _product(layer.att).flatten())
+    return total - per_channel(layer, _product(layer.att).flatten())
 
 
 def _product(parameter: Tensor) -> Tensor:

@@ -38,10 +38,10 @@ def balance_(layers: Sequence[GATv2Conv], first_norm: float = 2.0, beta: float =
         raise ValueError(f"beta is a share in [0, 1], got {beta}")
     _check(layers)
     for number, layer in enumerate(layers):
-        for linear in _node_maps(layer):
+        for linear in node_maps(layer):
             nn.init.orthogonal_(linear.weight)
             _mirror_(linear.weight, rows=number < len(layers) - 1, columns=number > 0)
-        for parameter in (layer.bias, *(linear.bias for linear in _node_maps(layer))):
+        for parameter in (layer.bias, *(linear.bias for linear in node_maps(layer))):
             if parameter is not None:
                 parameter.zero_()
     if layers:
@@ -50,7 +50,7 @@ def balance_(layers: Sequence[GATv2Conv], first_norm: float = 2.0, beta: float =
     for layer, following in pairwise(layers):
         wanted = _row_norms(layer) * beta
         factor = (wanted / _column_norms(following)).sqrt()
-        for linear in _node_maps(following):
+        for linear in node_maps(following):
             linear.weight *= factor
         rest = (_row_norms(layer) - wanted).clamp_min(0.0)
         att = layer.att[0]
@@ -71,17 +71,17 @@ def imbalance(layer: GATv2Conv, following: GATv2Conv) -> Tensor:
     return (ours - theirs) / (ours + theirs).clamp_min(torch.finfo(ours.dtype).tiny)
 
 
-def _node_maps(layer: GATv2Conv) -> list[nn.Linear]:
+def node_maps(layer: GATv2Conv) -> list[nn.Linear]:
     """Every map of node features, a shared one once."""
     maps = (layer.lin_l, None if layer.share_weights else layer.lin_r, layer.res, layer.lin_n)
     return [linear for linear in maps if linear is not None]
 
 
 def _maps(layer: GATv2Conv) -> list[nn.Linear]:
-    return [*_node_maps(layer), *([] if layer.lin_edge is None else [layer.lin_edge])]
+    return [*node_maps(layer), *([] if layer.lin_edge is None else [layer.lin_edge])]
 
 
-def _per_channel(layer: GATv2Conv, rows: Tensor) -> Tensor:
+def per_channel(layer: GATv2Conv, rows: Tensor) -> Tensor:
     """Values of a map's rows → of the layer's output channels."""
     return rows if layer.concat or len(rows) == layer.out_channels else rows.view(layer.heads, -1).sum(0)
 
@@ -91,13 +91,13 @@ def _row_norms(layer: GATv2Conv) -> Tensor:
     total = layer.att.new_zeros(layer.out_channels * (layer.heads if layer.concat else 1))
     for linear in _maps(layer):
         rows = linear.weight.square().sum(1)
-        total += _per_channel(layer, rows if linear.bias is None else rows + linear.bias.square())
+        total += per_channel(layer, rows if linear.bias is None else rows + linear.bias.square())
     return total
 
 
 def _column_norms(layer: GATv2Conv) -> Tensor:
     """Squared norm of what reads each input channel."""
-    return torch.stack([linear.weight.square().sum(0) for linear in _node_maps(layer)]).sum(0)
+    return torch.stack([linear.weight.square().sum(0) for linear in node_maps(layer)]).sum(0)
 
 
 def _scale_rows_(layer: GATv2Conv, factor: Tensor) -> None:
@@ -122,7 +122,7 @@ def _check(layers: Sequence[GATv2Conv]) -> None:
             raise ValueError(f"layer {number}: balance needs a positively homogeneous score, not {layer.score}")
     for number, (layer, following) in enumerate(pairwise(layers)):
         width = layer.out_channels * (layer.heads if layer.concat else 1)
-        for linear in _node_maps(following):
+        for linear in node_maps(following):
             if linear.weight.shape[1] != width:
                 raise ValueError(f"layer {number} returns {width} features, the next reads {linear.weight.shape[1]}")
         if width % 2:
