@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+
+FILE_WIDTH = 160  #: columns of the table where the output goes to a file
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], repeats: int = 10, warmup: int = 2) -> dict[str, float]:
@@ -76,7 +79,7 @@ class Report:
         self.figures[name] = figure
 
     def print(self) -> None:
-        console = Console()
+        console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
         table = Table(*self.columns, title=self.title)
         for row in self.rows:
             table.add_row(*map(str, row))
