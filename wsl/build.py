@@ -28,7 +28,7 @@ from wsl.spec import WeightSpec, family
 from wsl.spec.family import SpecFamily
 from wsl.tasks.base import Task
 from wsl.zoo import ZooError
-from wsl.zoo.build.inr import build_inr_zoo
+from wsl.zoo.build.kinds import build_zoo
 
 __all__ = ["RunConfig", "checkpoint", "config", "data", "encoder", "exported_encoder", "folder", "task", "trainer"]
 
@@ -41,7 +41,7 @@ def data(config: RunConfig) -> Data:
     """
     if config.zoo is not None:
         try:
-            build_inr_zoo(config.zoo, Path(config.data.path))
+            build_zoo(config.zoo, Path(config.data.path))
         except ZooError as error:
             raise ZooError(f"{error} (to use {config.data.path} as it is: data.build='')") from None
     return DATA[config.data.name](**arguments(config.data), seed=config.seed)

@@ -43,9 +43,12 @@ def schema_of(name: str, constructor: Callable[..., Any], given: Sequence[str] =
     return pydantic.create_model(f"{name or constructor.__name__}_config", __base__=Strict, **fields)
 
 
-def one_of(schemas: Sequence[type[Strict]]) -> Any:
-    """The type of a config group: one of the schemas, told apart by ``name``."""
-    return schemas[0] if len(schemas) == 1 else Annotated[Union[tuple(schemas)], Field(discriminator="name")]  # noqa: UP007
+TAGS = ("name", "kind")  # fields that tell the members of a union apart
+
+
+def one_of(schemas: Sequence[type[Strict]], tag: str = "name") -> Any:
+    """The type of a config group: one of the schemas, told apart by the field ``tag``, one of ``TAGS``."""
+    return schemas[0] if len(schemas) == 1 else Annotated[Union[tuple(schemas)], Field(discriminator=tag)]  # noqa: UP007
 
 
 def arguments(config: BaseModel) -> dict[str, Any]:
@@ -98,8 +101,9 @@ def _explain(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{key} is missing"
     if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        name = value.get("name") if isinstance(value, dict) else value
-        return f"{key}.name={name}: allowed is one of {fault['ctx'].get('expected_tags', 'the options of the group')}"
+        tag = fault["ctx"]["discriminator"].strip("'")
+        name = value.get(tag) if isinstance(value, dict) else value
+        return f"{key}.{tag}={name}: allowed is one of {fault['ctx'].get('expected_tags', 'the options of the group')}"
     message = fault["msg"].replace("Input should", "should").removeprefix("Value error, ")
     return f"{key}={value!r}: {message[:1].lower()}{message[1:]}"
 
@@ -120,8 +124,9 @@ def _members(here: Any, part: str | int) -> Any:
 
 
 def _tags(option: type[BaseModel]) -> tuple[Any, ...]:
-    """The values of ``name`` that choose this member of a union."""
-    return getattr(option.model_fields["name"].annotation, "__args__", ()) if "name" in option.model_fields else ()
+    """The values of its tag that choose this member of a union."""
+    tags = [option.model_fields[tag] for tag in TAGS if tag in option.model_fields]
+    return tuple(value for tag in tags for value in getattr(tag.annotation, "__args__", ()))
 
 
 def _options(annotation: Any) -> list[type[BaseModel]]:

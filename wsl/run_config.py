@@ -41,7 +41,7 @@ from wsl.tasks.base import Task
 from wsl.tasks.classification import Classification
 from wsl.tasks.node_classification import NodeClassification
 from wsl.tasks.optimisation import adam, adamw, constant, cosine, plateau, sgd, warm_up
-from wsl.zoo.build.inr import INRRecipe
+from wsl.zoo.build.kinds import AnyRecipe
 
 ENCODERS: dict[str, type[Encoder]] = {
     "ng_gnn": NGGNN,
@@ -115,7 +115,7 @@ class RunConfig(Strict):
     run_root: str
     resume: str | None
     label: str
-    zoo: INRRecipe | None
+    zoo: AnyRecipe | None
     compare: dict[str, EncoderConfig]
 
     @property

@@ -23,8 +23,9 @@ from wsl.batch import WeightBatch
 from wsl.config import ConfigError, validated
 from wsl.zoo import Zoo, ZooError
 from wsl.zoo.build import siren_fit, siren_native
-from wsl.zoo.build.inr import INRRecipe, build_inr_zoo
+from wsl.zoo.build.inr import INRRecipe
 from wsl.zoo.build.inr_recipe import plan
+from wsl.zoo.build.kinds import build_zoo
 from wsl.zoo.build.siren_fit import Kernel, Schedule, Siren, fit, initial_values
 from wsl.zoo.build.work_folder import WorkFolder, differences
 from wsl.zoo.coordinates import grid
@@ -271,7 +272,7 @@ QUICK: dict[str, Any] = {"limit": 40, "views": 2, "steps": 120, "block": 8}
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_inr_zoo(recipe(**QUICK), tmp_path_factory.mktemp("built") / "zoo.h5", progress=False)
+    return build_zoo(recipe(**QUICK), tmp_path_factory.mktemp("built") / "zoo.h5", progress=False)
 
 
 def test_the_file_holds_what_the_recipe_says(built: Path) -> None:
@@ -294,10 +295,10 @@ def test_the_file_holds_what_the_recipe_says(built: Path) -> None:
 
 
 def test_threads_and_kernels_do_not_matter(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    again = build_inr_zoo(recipe(**QUICK), tmp_path / "zoo.h5", progress=False, threads=1)
+    again = build_zoo(recipe(**QUICK), tmp_path / "zoo.h5", progress=False, threads=1)
     assert again.read_bytes() == built.read_bytes()
     monkeypatch.setattr("wsl.zoo.build.inr.default_kernel", lambda: "torch")
-    slow = Zoo(build_inr_zoo(recipe(**QUICK), tmp_path / "torch.h5", progress=False))
+    slow = Zoo(build_zoo(recipe(**QUICK), tmp_path / "torch.h5", progress=False))
     np.testing.assert_allclose(slow.read(0, len(slow)), Zoo(built).read(0, len(slow)), atol=1e-4)
 
 
@@ -325,8 +326,9 @@ def test_broken_compiler_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_killed_and_restarted_gives_the_same_file(tmp_path: Path) -> None:
     long = {"limit": 100, "views": 3, "steps": 1500, "stop_psnr": None, "block": 8}
     code = (
-        "import json, sys; from pathlib import Path; from wsl.zoo.build.inr import INRRecipe, build_inr_zoo; "
-        "build_inr_zoo(INRRecipe.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]))"
+        "import json, sys; from pathlib import Path; from wsl.zoo.build.inr import INRRecipe; "
+        "from wsl.zoo.build.kinds import build_zoo; "
+        "build_zoo(INRRecipe.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]))"
     )
     target, arguments = tmp_path / "zoo.h5", json.dumps(recipe(**long).model_dump(mode="json"))
     work = tmp_path / "zoo.h5.partial"
@@ -341,10 +343,10 @@ def test_killed_and_restarted_gives_the_same_file(tmp_path: Path) -> None:
     save = WorkFolder.save
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WorkFolder, "save", lambda self, block, arrays: (fitted.append(block), save(self, block, arrays)))
-        build_inr_zoo(recipe(**long), target, progress=False)
+        build_zoo(recipe(**long), target, progress=False)
     assert len(fitted) + len(kept) == -(-len(Zoo(target)) // 8)
     assert not work.exists()
-    straight = build_inr_zoo(recipe(**long), tmp_path / "straight.h5", progress=False)
+    straight = build_zoo(recipe(**long), tmp_path / "straight.h5", progress=False)
     assert straight.read_bytes() == target.read_bytes()
 
 
@@ -360,7 +362,7 @@ def interrupted(target: Path, **changes: Any) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WorkFolder, "save", fail)
         with pytest.raises(ZooError, match=r"No space left on device.*finished blocks are kept"):
-            build_inr_zoo(recipe(**QUICK | changes), target, progress=False, threads=1)
+            build_zoo(recipe(**QUICK | changes), target, progress=False, threads=1)
     return target.with_name("zoo.h5.partial")
 
 
@@ -370,7 +372,7 @@ def test_full_disk_keeps_the_blocks_and_damaged_ones_are_fitted_again(built: Pat
     assert not (tmp_path / "zoo.h5").exists()
     damaged = work / "block_000001.npz"
     damaged.write_bytes(damaged.read_bytes()[:500])
-    assert build_inr_zoo(recipe(**QUICK), tmp_path / "zoo.h5", progress=False).read_bytes() == built.read_bytes()
+    assert build_zoo(recipe(**QUICK), tmp_path / "zoo.h5", progress=False).read_bytes() == built.read_bytes()
     assert not work.exists()
 
 
@@ -390,23 +392,23 @@ def test_work_of_another_recipe_is_refused(tmp_path: Path) -> None:
     work = interrupted(tmp_path / "zoo.h5")
     kept = sorted(path.name for path in work.iterdir())
     with pytest.raises(ZooError, match=r"another recipe: config\.learning_rate is 0\.001, there 0\.0005\. "):
-        build_inr_zoo(recipe(**QUICK, learning_rate=1e-3), tmp_path / "zoo.h5", progress=False)
+        build_zoo(recipe(**QUICK, learning_rate=1e-3), tmp_path / "zoo.h5", progress=False)
     assert sorted(path.name for path in work.iterdir()) == kept
 
 
 def test_second_builder_is_refused_with_the_first_ones_number(tmp_path: Path) -> None:
     target = tmp_path / "zoo.h5"
     with WorkFolder(target, {}), pytest.raises(ZooError, match=f"process {os.getpid()} is building this zoo"):
-        build_inr_zoo(recipe(**QUICK), target, progress=False)
+        build_zoo(recipe(**QUICK), target, progress=False)
     assert not target.exists()
 
 
 def test_finished_zoo_is_left_alone(built: Path, tmp_path: Path) -> None:
     before = built.stat()
-    assert build_inr_zoo(recipe(**QUICK), built, progress=False) == built
+    assert build_zoo(recipe(**QUICK), built, progress=False) == built
     assert built.stat() == before and not built.with_name("zoo.h5.partial").exists()
     with pytest.raises(ZooError, match=r"another recipe: views is 3, there 2\. Choose another out=FILE"):
-        build_inr_zoo(recipe(**QUICK | {"views": 3}), built, progress=False)
+        build_zoo(recipe(**QUICK | {"views": 3}), built, progress=False)
     assert built.stat() == before
 
 
@@ -419,20 +421,20 @@ def test_differences_name_nested_keys() -> None:
 
 def test_diverging_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(ZooError, match=r"row 0 \(image 0, view 0\) diverged; lower zoo\.learning_rate"):
-        build_inr_zoo(recipe(**QUICK, learning_rate=1e30), tmp_path / "zoo.h5", progress=False)
+        build_zoo(recipe(**QUICK, learning_rate=1e30), tmp_path / "zoo.h5", progress=False)
     assert not (tmp_path / "zoo.h5").exists()
 
 
 def test_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ZooError, match=r"zoo\.h5\.partial: cannot be used .*choose another out=FILE"):
-        build_inr_zoo(recipe(**QUICK), tmp_path / "file" / "zoo.h5", progress=False)
+        build_zoo(recipe(**QUICK), tmp_path / "file" / "zoo.h5", progress=False)
 
 
 def test_mnist_by_the_published_recipe(shared_data: Path, tmp_path: Path) -> None:
     files = {name: str(shared_data / f"mnist_{name}.npz") for name in ("train", "test")}
     published = recipe(images=files, limit=12, val_images=5000, test_images=0)
-    with Zoo(build_inr_zoo(published, tmp_path / "zoo.h5", progress=False)) as zoo:
+    with Zoo(build_zoo(published, tmp_path / "zoo.h5", progress=False)) as zoo:
         assert zoo.column("psnr").mean() > 25
         assert zoo.recipe["render"] == {"height": 28, "width": 28, "channels": 1}
 
@@ -441,7 +443,7 @@ def test_cifar_in_colour_and_grey(shared_data: Path, tmp_path: Path) -> None:
     files = {name: str(shared_data / f"cifar10_{name}.npz") for name in ("train", "test")}
     for grey, channels in ((False, 3), (True, 1)):
         few = recipe(images=files | {"greyscale": grey}, limit=12, val_images=1000, steps=40)
-        with Zoo(build_inr_zoo(few, tmp_path / f"{channels}.h5", progress=False)) as zoo:
+        with Zoo(build_zoo(few, tmp_path / f"{channels}.h5", progress=False)) as zoo:
             assert zoo.recipe["render"] == {"height": 32, "width": 32, "channels": channels}
             assert zoo.specs[0].size_of("output") == channels
         assert [check.failures for check in verify_zoo(tmp_path / f"{channels}.h5") if check.failures] == []
@@ -469,7 +471,7 @@ def test_script_builds_and_refuses(tmp_path: Path) -> None:
 
     good = run("zoo=digits_inr", "zoo.limit=30", "zoo.steps=20", "out=zoo.h5")
     assert good.returncode == 0, good.stderr
-    assert "PSNR" in good.stdout and "networks/s" in good.stderr
+    assert "psnr" in good.stdout and "networks/s" in good.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["zoo.h5"]
     bad = run("zoo=digits_inr", "zoo.viws=3")
     assert bad.returncode == 1 and "unknown key zoo.viws=3; did you mean 'views'?" in bad.stderr

@@ -13,18 +13,19 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts fitted networks; shows how many per second, and their mean PSNR. A context manager.
+    """Counts fitted networks; shows how many per second, and the mean of what is measured of them. A context manager.
 
     Args:
         total: networks of the zoo.
+        text: the mean in words, a format such as ``mean PSNR {:.1f} dB``.
         enabled: show anything at all.
     """
 
-    def __init__(self, total: int, enabled: bool = True) -> None:
-        self.total, self.enabled = total, enabled
+    def __init__(self, total: int, text: str, enabled: bool = True) -> None:
+        self.total, self.text, self.enabled = total, text, enabled
         self.console = Console(stderr=True)
         self.done = self.fitted = 0
-        self._sum_psnr = 0.0
+        self._sum, self._count = 0.0, 0
         self._start = self._last = time.monotonic()
         columns = (TextColumn("fitting"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
         self._bar = Bar(*columns, TimeRemainingColumn(), console=self.console) if self._fancy else None
@@ -43,21 +44,26 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         elif self.enabled and self.fitted:
-            self.console.print(f"{self.done} of {self.total} networks, {self.rate}", highlight=False)
+            self._print()
 
     @property
     def rate(self) -> str:
-        """Networks per second of those fitted now (not of those found finished), and the mean PSNR of all."""
+        """Networks per second of those fitted now (not of those found finished), and the mean over all."""
         speed = self.fitted / max(time.monotonic() - self._start, 1e-9)
-        return f"{speed:.1f} networks/s, mean PSNR {self._sum_psnr / max(self.done, 1):.1f} dB"
+        left_out = f", {self.done - self._count} left out (not finite)" if self._count < self.done else ""
+        return f"{speed:.1f} networks/s, {self.text.format(self._sum / max(self._count, 1))}{left_out}"
 
-    def advance(self, mse: np.ndarray, fitted: bool = True) -> None:
-        """Count networks with these errors; ``fitted`` now, or found finished."""
-        self.done += len(mse)
-        self.fitted += len(mse) if fitted else 0
-        self._sum_psnr += float(-10 * np.log10(np.maximum(mse, 1e-12)).sum())
+    def advance(self, networks: int, measured: np.ndarray, now: bool = True) -> None:
+        """Count networks, fitted ``now`` or found finished; ``measured`` has a value for each that is finite."""
+        self.done += networks
+        self.fitted += networks if now else 0
+        self._sum += float(measured.sum(dtype=np.float64))
+        self._count += len(measured)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, rate=self.rate)
-        elif self.enabled and fitted and time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
+        elif self.enabled and now and time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            self.console.print(f"{self.done} of {self.total} networks, {self.rate}", highlight=False)
+            self._print()
+
+    def _print(self) -> None:
+        self.console.print(f"{self.done} of {self.total} networks, {self.rate}", highlight=False)
