@@ -29,6 +29,7 @@ from wsl.encoders.base import Encoder
 from wsl.encoders.deep_set import DeepSet
 from wsl.encoders.gatv2 import GATv2Encoder
 from wsl.encoders.mlp import FlatMLP
+from wsl.encoders.monomial import Monomial
 from wsl.encoders.nfn import NFNHNP, NFNNP
 from wsl.encoders.nft import NFT
 from wsl.encoders.ng_gnn import NGGNN
@@ -50,6 +51,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "nfn_np": NFNNP,
     "nfn_hnp": NFNHNP,
     "nft": NFT,
+    "monomial": Monomial,
     "deep_set": DeepSet,
     "mlp": FlatMLP,
     "statnn": StatNN,

@@ -18,6 +18,7 @@ from wsl.batch import WeightBatch
 from wsl.encoders.base import Encoder
 from wsl.encoders.deep_set import DeepSet
 from wsl.encoders.gatv2 import GATv2Encoder
+from wsl.encoders.monomial import Monomial
 from wsl.encoders.nfn import NFNHNP, NFNNP
 from wsl.encoders.nft import NFT
 from wsl.encoders.ng_gnn import NGGNN
@@ -67,6 +68,13 @@ CASES += [
     Case("nft", lambda s: NFT(s, 10, channels=8, blocks=2, heads=2, fourier_std=0.3), INR, scale=0.1),
     Case("nft_equivariant", lambda s: NFT(s, 3, channels=8, blocks=2, heads=2, equivariant=True), RELU),
 ]
+RICH = {"gated": True, "normal": "joint", "pooling": "rich", "paths": 4}
+CASES += [
+    Case("monomial", lambda s: Monomial(s, 10), INR, ("permutation", "sign"), scale=0.1),
+    Case("monomial_relu", lambda s: Monomial(s, 10), RELU, ("permutation", "scaling")),
+    Case("monomial_rich", lambda s: Monomial(s, 10, **RICH), RELU, ("permutation", "scaling")),
+    Case("monomial_field", lambda s: Monomial(s, 3, equivariant=True), INR, ("permutation", "sign"), scale=0.1),
+]
 EVERY = ("permutation", "sign", "phase")  # what a network of sines has
 CASES += [
     Case("statnn", lambda s: StatNN(s, 10, hidden=(16,)), RELU, bags=True),
@@ -107,7 +115,7 @@ def test_symmetry_elements_pass_unnoticed(case: Case, symmetry: str) -> None:
 
 
 def test_every_encoder_of_weights_that_claims_a_symmetry_has_a_row() -> None:
-    claiming = {e for e in ENCODERS.values() if e.reads is WeightSpec and e.symmetries}
+    claiming = {e for e in ENCODERS.values() if WeightSpec in e.reads and e.symmetries}
     assert claiming <= {type(case.build(case.spec)) for case in CASES}
 
 

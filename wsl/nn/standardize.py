@@ -12,6 +12,7 @@ from wsl.spec import WeightSpec
 class Standardize(nn.Module):
     """(value − mean) / std, with scalars for each virtual tensor: weights and biases of each layer apart.
 
+    Without ``center`` the mean stays 0 and std is the root of the mean square: this commutes with scales and signs.
     A statistic for each neuron would tie the neurons of a layer to their positions and break permutation symmetry, so
     there is none. Until :meth:`fit` is called the values pass unchanged.
 
@@ -22,9 +23,9 @@ class Standardize(nn.Module):
     std: Tensor
     owner: Tensor
 
-    def __init__(self, spec: WeightSpec) -> None:
+    def __init__(self, spec: WeightSpec, center: bool = True) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.center = spec, center
         count = len(spec.tensors)
         owner = torch.empty(spec.numel, dtype=torch.int64)
         for number, tensor in enumerate(spec.tensors):
@@ -43,7 +44,8 @@ class Standardize(nn.Module):
             raise ValueError("statistics of an empty batch do not exist; give at least one network")
         for number, tensor in enumerate(self.spec.tensors):
             values = batch[tensor.name].double()
-            mean, std = values.mean(), values.std(correction=0)
+            mean = values.mean() if self.center else values.new_zeros(())
+            std = (values - mean).square().mean().sqrt()
             if not (mean.isfinite() and std.isfinite()):
                 raise ValueError(f"tensor {tensor.name!r} holds values that are not finite; remove their rows")
             self.mean[number] = mean

@@ -11,7 +11,7 @@ so that one operation serves a whole bundle. Axis letters: B networks, P paramet
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,15 +22,22 @@ from torch import Tensor
 from wsl.nn.unf.partitions import Key
 from wsl.spec import VirtualTensor, WeightSpec
 
+#: label → exponent: how scales and signs of neurons act on the entries of a tensor (see :mod:`wsl.nn.monomial`)
+Character = tuple[tuple[str, int], ...]
+
 
 @dataclass(frozen=True)
 class Member:
-    """A tensor's place in a bundle: its axes in bundle order, then its fixed axes; slots from ``first`` on."""
+    """A tensor's place in a bundle: its axes in bundle order, then its fixed axes; slots from ``first`` on.
+
+    Of its ``cells`` slots, those of one input or output neuron lie together: ``ends`` runs of kernel cells.
+    """
 
     tensor: VirtualTensor
     order: tuple[int, ...]
     first: int
     cells: int
+    ends: int
 
     @property
     def slots(self) -> slice:
@@ -39,11 +46,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Tensors with equal permuted labels."""
+    """Tensors with equal permuted labels (and of one ``character``, where the layout tells characters apart)."""
 
     labels: Key
     sizes: tuple[int, ...]
     members: tuple[Member, ...]
+    character: Character = ()
 
     @property
     def slots(self) -> int:
@@ -63,27 +71,36 @@ class Layout:
         permuted: names of the labels to treat as permuted; default: those that have the symmetry ``permutation``.
             A superset of it adds false symmetries (an NFN of kind NP permutes inputs and outputs, too).
         freeze_single: treat labels with one neuron as fixed, which changes nothing but the number of redundant terms.
+        character_of: tensors are bundled only if this says the same of them; default: nothing keeps them apart.
     """
 
-    def __init__(self, spec: WeightSpec, permuted: Collection[str] | None = None, freeze_single: bool = True) -> None:
+    def __init__(
+        self,
+        spec: WeightSpec,
+        permuted: Collection[str] | None = None,
+        freeze_single: bool = True,
+        character_of: Callable[[VirtualTensor], Character] = lambda tensor: (),
+    ) -> None:
         self.spec = spec
         chosen = {label.name for label in spec.labels_with("permutation")} if permuted is None else set(permuted)
         if unknown := chosen - set(spec.label):
             raise ValueError(f"permuted names unknown labels {sorted(unknown)}; labels: {sorted(spec.label)}")
         self.permuted = frozenset(a for a in chosen if spec.label[a].size > 1 or not freeze_single)
         self.sizes = {label.name: label.size for label in spec.labels}
-        by_key: dict[Key, list[Member]] = {}
+        by_key: dict[tuple[Key, Character], list[Member]] = {}
         for tensor in spec.tensors:
             axes = sorted(
                 (a for a in range(len(tensor.axes)) if tensor.axes[a] in self.permuted), key=lambda a: tensor.axes[a]
             )
-            fixed = [a for a in range(len(tensor.axes)) if a not in axes]
-            members = by_key.setdefault(tuple(tensor.axes[a] for a in axes), [])
+            ends = [a for a in range(len(tensor.axes)) if a not in axes and spec.label[tensor.axes[a]].kind != "fixed"]
+            fixed = [*ends, *(a for a in range(len(tensor.axes)) if a not in (*axes, *ends))]
+            members = by_key.setdefault((tuple(tensor.axes[a] for a in axes), character_of(tensor)), [])
             first = members[-1].slots.stop if members else 0
-            cells = math.prod(tensor.shape[a] for a in fixed)
-            members.append(Member(tensor, (*axes, *fixed), first, cells))
+            sizes = [math.prod(tensor.shape[a] for a in folded) for folded in (fixed, ends)]
+            members.append(Member(tensor, (*axes, *fixed), first, *sizes))
         self.bundles = tuple(
-            Bundle(key, tuple(self.sizes[a] for a in key), tuple(members)) for key, members in by_key.items()
+            Bundle(key, tuple(self.sizes[a] for a in key), tuple(members), character)
+            for (key, character), members in by_key.items()
         )
         self._index = [self._positions(bundle) for bundle in self.bundles]
         self._back = torch.cat(self._index).argsort() if self.bundles else torch.zeros(0)
