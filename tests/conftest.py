@@ -11,8 +11,9 @@ os.environ["WANDB_SILENT"] = "true"
 import numpy as np
 import pytest
 import torch
+from specs import cnn_spec
 
-from wsl.spec import mlp_spec
+from wsl.spec import WeightSpec, mlp_spec
 from wsl.zoo import ZooWriter
 
 torch.set_num_threads(1)  # two test processes share two cores
@@ -52,4 +53,35 @@ def small_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         zoo.set_columns({"label": label.astype(np.int64), "view": (np.arange(rows) % 2).astype(np.int64)})
         zoo.set_run_ids(runs.astype(np.int64))
         zoo.set_splits({"train": np.arange(0, 64), "val": np.arange(64, 80), "test": np.arange(80, 96)})
+    return path
+
+
+@pytest.fixture(scope="session")
+def cnn_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo of 120 random CNNs of ReLU and of tanh, two of each run, whose test accuracy grows with their weights."""
+    return write_cnn_zoo(tmp_path_factory.mktemp("zoo") / "cnn.h5", (cnn_spec("relu"), cnn_spec("tanh")))
+
+
+@pytest.fixture(scope="session")
+def varied_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with CNNs of four architectures, which differ in depth and width."""
+    sizes = ((1, 4, 3), (1, 3, 3), (1, 4, 3, 5), (1, 2, 4, 4, 2))
+    specs = tuple(cnn_spec("relu" if i % 2 else "tanh", channels) for i, channels in enumerate(sizes))
+    return write_cnn_zoo(tmp_path_factory.mktemp("zoo") / "varied.h5", specs)
+
+
+def write_cnn_zoo(path: Path, specs: tuple[WeightSpec, ...], rows: int = 120) -> Path:
+    """Random networks of the specs in turn; columns test_accuracy, activation and epoch."""
+    rng = np.random.default_rng(0)
+    runs = np.arange(rows) // 2
+    spec_ids = runs % len(specs)
+    accuracy = rng.uniform(0.1, 1, rows).round(2).astype(np.float32)  # rounded, so that some are equal
+    values = [rng.normal(0, 0.1 + accuracy[r], specs[s].numel).astype(np.float32) for r, s in enumerate(spec_ids)]
+    with ZooWriter(path, specs, rows, {}, spec_ids=spec_ids) as zoo:
+        zoo.write(0, np.concatenate(values))
+        activations = [spec.group["h0"].activation for spec in specs]
+        zoo.set_columns({"test_accuracy": accuracy, "activation": [activations[s] for s in spec_ids]})
+        zoo.set_columns({"epoch": (np.arange(rows) % 2).astype(np.int64)})
+        zoo.set_run_ids(runs)
+        zoo.set_splits({"train": np.arange(80), "val": np.arange(80, 100), "test": np.arange(100, rows)})
     return path

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
+from wsl.activations import symmetries_of
 from wsl.spec import Connection, Label, NeuronGroup, StoredTensor, VirtualTensor, WeightSpec
 
 
@@ -64,6 +66,38 @@ def gru_spec(inputs: int = 3, hidden: int = 5, outputs: int = 2, sign: bool = Tr
             Connection("last", "y", "linear", {"weight": "head.weight", "bias": "head.bias"}),
         ),
     )
+
+
+def cnn_spec(activation: str = "relu", channels: tuple[int, ...] = (1, 4, 3), classes: int = 2) -> WeightSpec:
+    """3×3 convolutions with an activation after each, global average pooling, a linear layer."""
+    symmetries = ("permutation", *sorted(symmetries_of(activation, {})))
+    depth = len(channels) - 1
+    labels = [Label("in", channels[0], "input"), Label("cell", 9, "fixed")]
+    groups, stored, tensors, connections = [NeuronGroup("in", "in")], [], [], []
+    offset, names = 0, ["in", *(f"h{i}" for i in range(depth)), "out"]
+    for i, (source, target) in enumerate(pairwise(names)):
+        last = i == depth
+        inputs, outputs = channels[i], classes if last else channels[i + 1]
+        labels.append(Label(target, outputs, "output") if last else Label(target, outputs, "hidden", symmetries))
+        if last:
+            groups.append(NeuronGroup("pooled", source))
+            connections.append(Connection(source, "pooled", "pool", {}, {"op": "global_avg"}))
+        groups.append(NeuronGroup(target, target, "identity" if last else activation))
+        cells = 1 if last else 9
+        weight, bias = f"layers.{i}.weight", f"layers.{i}.bias"
+        size = outputs * inputs * cells
+        stored.append(StoredTensor(weight, (outputs, inputs) if last else (outputs, inputs, 3, 3), offset))
+        stored.append(StoredTensor(bias, (outputs,), offset + size))
+        keep = slice(2) if last else slice(3)
+        shape, strides = (outputs, inputs, cells)[keep], (inputs * cells, cells, 1)[keep]
+        axes, scaling = (target, source, "cell")[keep], (1, -1, 0)[keep]
+        tensors.append(VirtualTensor(weight, "weight", offset, shape, strides, axes, scaling))
+        tensors.append(VirtualTensor(bias, "bias", offset + size, (outputs,), (1,), (target,), (1,)))
+        kind = ("linear", {}) if last else ("conv", {"kernel": [3, 3], "stride": [1, 1], "padding": [1, 1]})
+        parts = {"weight": weight, "bias": bias}
+        connections.append(Connection("pooled" if last else source, target, kind[0], parts, kind[1]))
+        offset += size + outputs
+    return WeightSpec(tuple(stored), tuple(tensors), tuple(labels), tuple(groups), tuple(connections))
 
 
 def attention_spec(width: int = 6, heads: int = 2, channels: int = 3) -> WeightSpec:

@@ -92,6 +92,14 @@ class WeightBatch:
         """The same networks with other values (an equivariant encoder's output, an augmented batch)."""
         return replace(self, values=values)
 
+    def select(self, networks: Tensor) -> WeightBatch:
+        """The networks at these positions ``[b]`` int64, in this order."""
+
+        def pick(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[networks]
+
+        return WeightBatch(self.spec, self.values[networks], pick(self.target), pick(self.row_ids))
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> WeightBatch:
         return _each(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
@@ -239,6 +247,17 @@ class MixedWeightBatch:
         rows = torch.cat(found).to(device)
         in_order = torch.equal(ids, torch.arange(len(used), device=ids.device))  # each spec once: nothing to repeat
         return rows if in_order else rows.index_select(0, index), owner, offsets
+
+    def stacked(self) -> Tensor:
+        """The rows as ``[B, P, C]``, for specs that all have P parameters.
+
+        Raises:
+            ValueError: if the networks differ in their number of parameters.
+        """
+        lengths = self.offsets.diff()
+        if len(self) and bool((lengths != lengths[0]).any()):
+            raise ValueError(f"networks of {int(lengths.min())} to {int(lengths.max())} parameters cannot be stacked")
+        return self.values.reshape(len(self), -1, self.values.shape[1])
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """Rows filled up with zeros, ``[B, P_max, C]``, and where they hold values, ``[B, P_max]`` bool."""

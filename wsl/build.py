@@ -62,10 +62,10 @@ def encoder(config: RunConfig, data: Data) -> Encoder:
                 f"{group}.name={getattr(config, group).name} reads a {_names(chosen.reads)}, "
                 f"data.name={config.data.name} has a {type(data.spec).__name__}; choose another {group}"
             )
-    if TASKS[config.task.name].needs_classes and not data.classes:
-        raise ConfigError(f"task.name={config.task.name} needs classes, but data.target is no whole number")
+    _check_target(config, data)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    built = ENCODERS[config.encoder.name](data.spec, data.classes, **arguments(config.encoder))
+    out_features = TASKS[config.task.name].out_features(data.classes)
+    built = ENCODERS[config.encoder.name](data.spec, out_features, **arguments(config.encoder))
     built.fit_statistics(data.example())
     if config.compile:
         built.compile()
@@ -133,6 +133,21 @@ def exported_encoder(folder: Path) -> Encoder:
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
         raise ConfigError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
     return built.eval()
+
+
+def _check_target(config: RunConfig, data: Data) -> None:
+    """Refuse targets that the task cannot predict."""
+    task = TASKS[config.task.name]
+    if task.needs_classes and not data.classes:
+        raise ConfigError(f"task.name={config.task.name} needs classes, but data.target is no whole number")
+    if task.target_range is None or data.target_range is None:
+        return
+    (low, high), (least, greatest) = task.target_range, data.target_range
+    if least < low or greatest > high:
+        raise ConfigError(
+            f"task.name={config.task.name} predicts targets from {low:g} to {high:g}, but data.target="
+            f"{config.data.target} ranges from {least:g} to {greatest:g}; choose another data.target or task"
+        )
 
 
 def _names(types: tuple[type, ...]) -> str:

@@ -52,6 +52,19 @@ def confusion_matrix(target: Tensor, predicted: Tensor, classes: int, path: Path
     return _save(figure, path)
 
 
+def predicted_against_true(target: Tensor, predicted: Tensor, title: str, path: Path) -> Path:
+    """A point for each network: its target and what was predicted; on the diagonal the two agree."""
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    both = torch.cat([target, predicted])
+    low, high = float(both.min()), float(both.max())
+    axes.plot((low, high), (low, high), color=WRONG, linewidth=1, linestyle="--")
+    axes.scatter(target, predicted, s=9, alpha=0.5, color=ACCENT, linewidths=0)
+    axes.set(xlabel="true", ylabel="predicted")
+    axes.set_title(title, fontsize=10)
+    return _save(figure, path)
+
+
 def inr_gallery(images: np.ndarray, target: Sequence[int], predicted: Sequence[int], path: Path) -> Path:
     """Rendered INRs ``[n, h, w]`` or ``[n, h, w, 3]`` in [0, 1] with their predicted labels; mistakes in red."""
     columns = 8

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from wsl import plots, results
 from wsl.attention_maps import write_attention
+from wsl.batch import WeightBatch
 from wsl.build import RunConfig
 from wsl.callbacks.stopwatch import Stopwatch
 from wsl.checkpoint import read_checkpoint
@@ -23,6 +24,7 @@ from wsl.export import save_encoder
 from wsl.results import Result
 from wsl.run_folder import first_rank
 from wsl.tasks.base import Task
+from wsl.tasks.generalization import Generalization
 from wsl.zoo.render import render
 
 SHOWN = 32  # INRs in the gallery
@@ -113,7 +115,11 @@ def _figures(folder: Path, data: Data, task: Task, result: Result) -> list[Path]
     if (watched := folder / "figures" / "gradient_flow.png").exists():  # made by the callback
         made.append(watched)
     rows = task.tested
-    if rows is None or not data.classes:
+    if rows is not None and isinstance(task, Generalization):
+        title = f"test tau {result.test['tau']:.3f} (ceiling {result.test['tau_ceiling']:.3f})"
+        scatter = folder / "figures" / "predictions.png"
+        made.append(plots.predicted_against_true(rows.target, rows.output.sigmoid(), title, scatter))
+    if rows is None or not task.needs_classes:
         return made
     predicted = rows.output.argmax(-1)
     made.append(
@@ -127,6 +133,7 @@ def _figures(folder: Path, data: Data, task: Task, result: Result) -> list[Path]
         h, w, c = size["height"], size["width"], size["channels"]
         first = [int(p) for p in range(min(SHOWN, len(rows.row_ids)))]
         batch = data.dataset("test")[first]
+        assert isinstance(batch, WeightBatch), "INRs of one zoo share their architecture"
         images = render(batch, h, w).reshape(len(batch), h, w, c).squeeze(-1).numpy()
         shown = folder / "figures" / "inrs.png"
         made.append(plots.inr_gallery(images, rows.target[first].tolist(), predicted[first].tolist(), shown))

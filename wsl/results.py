@@ -64,11 +64,16 @@ def mean_std(values: Sequence[float]) -> str:
 
 
 def table(results: Sequence[Result], title: str = "") -> Table:
-    """One row per encoder, seeds averaged, in order of first appearance."""
+    """One row per encoder, seeds averaged, in order of first appearance.
+
+    A metric that has a bound, named METRIC_ceiling among the test metrics, is shown beside it; so is R².
+    """
     metric = results[0].metric
+    beside = {f"{metric}_ceiling": "ceiling", "r2": "test R²"}
+    beside = {key: title for key, title in beside.items() if all(key in r.test for r in results)}
     out = Table(title=title or None, title_justify="left")
     out.add_column("encoder", no_wrap=True)
-    for column in ("parameters", f"test {metric}", f"val {metric}", "best epoch", "seconds"):
+    for column in ("parameters", f"test {metric}", *beside.values(), f"val {metric}", "best epoch", "seconds"):
         out.add_column(column, justify="right", no_wrap=True)
     for name in dict.fromkeys(r.encoder for r in results):
         group = [r for r in results if r.encoder == name]
@@ -76,6 +81,7 @@ def table(results: Sequence[Result], title: str = "") -> Table:
             name,
             f"{group[0].parameters:,}",
             mean_std([r.test[metric] for r in group]),
+            *(mean_std([r.test[key] for r in group]) for key in beside),
             mean_std([r.val[metric] for r in group]),
             ", ".join(f"{r.epoch + 1}/{r.epochs}" for r in group),
             f"{statistics.fmean(r.seconds for r in group):.0f}",

@@ -40,6 +40,7 @@ from wsl.encoders.statnn import StatNN
 from wsl.encoders.unf import UNF
 from wsl.tasks.base import Task
 from wsl.tasks.classification import Classification
+from wsl.tasks.generalization import Generalization
 from wsl.tasks.node_classification import NodeClassification
 from wsl.tasks.optimisation import adam, adamw, constant, cosine, plateau, sgd, warm_up
 from wsl.zoo.build.kinds import AnyRecipe
@@ -62,7 +63,11 @@ ENCODERS: dict[str, type[Encoder]] = {
     "sage": SAGE,
 }
 DATA: dict[str, type[Data]] = {"zoo": ZooData, "graph": GraphData}
-TASKS: dict[str, type[Task]] = {"classification": Classification, "node_classification": NodeClassification}
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "node_classification": NodeClassification,
+    "generalization": Generalization,
+}
 OPTIMIZERS: dict[str, Callable[..., Any]] = {"adam": adam, "adamw": adamw, "sgd": sgd}
 SCHEDULERS: dict[str, Callable[..., Any]] = {
     "constant": constant,

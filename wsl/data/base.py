@@ -18,6 +18,7 @@ class Data(pl.LightningDataModule):
         path: where it comes from.
         spec: what all inputs share; the encoder is built for it.
         classes: number of classes, 0 where the target is no class.
+        target_range: the least and the greatest target, or None where targets are classes by nature.
         rows: the rows of each split.
         inputs: what a row is, in words, for the log.
         digest: of the content. recipe: how it was made, plain values.
@@ -26,6 +27,7 @@ class Data(pl.LightningDataModule):
     path: Path
     spec: Any
     classes: int
+    target_range: tuple[float, float] | None = None
     rows: Mapping[str, Any]
     inputs: str
     digest: str

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from wsl.batch import WeightBatch
+from wsl.data.rows import Batch
 from wsl.data.sampler import BatchSampler
 
 
@@ -28,5 +27,5 @@ def loader(dataset: Dataset[Any], sampler: BatchSampler, workers: int = 0, pin_m
     )
 
 
-def _as_it_is(batch: WeightBatch | Sequence[WeightBatch]) -> Any:
+def _as_it_is(batch: Batch) -> Batch:
     return batch

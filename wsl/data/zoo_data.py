@@ -7,39 +7,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from wsl.batch import WeightBatch
 from wsl.data.base import Data
 from wsl.data.loader import loader
+from wsl.data.rows import Batch, RowDataset, read_batch
 from wsl.data.sampler import BatchSampler
+from wsl.data.selection import Where, matching
 from wsl.ranges import NonNegativeInt, PositiveInt
 from wsl.spec import WeightSpec
+from wsl.spec.family import SpecFamily
 from wsl.zoo import Zoo, ZooError
 
-
-class RowDataset(Dataset[WeightBatch]):
-    """Rows of a zoo held in memory; indexed by a list of row numbers."""
-
-    def __init__(self, spec: WeightSpec, values: torch.Tensor, target: torch.Tensor, row_ids: torch.Tensor) -> None:
-        self.spec, self.values, self.target, self.row_ids = spec, values, target, row_ids
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, positions: list[int]) -> WeightBatch:
-        return WeightBatch(
-            self.spec, self.values[positions].unsqueeze(-1), self.target[positions], self.row_ids[positions]
-        )
+SPLITS = ("train", "val", "test")
 
 
 class ZooData(Data):
     """Networks of a zoo file, split into train, val and test as the file says.
 
+    Where the chosen rows are of one architecture, ``spec`` is a :class:`~wsl.spec.WeightSpec` and batches are
+    :class:`~wsl.batch.WeightBatch`; where they are of several, a :class:`~wsl.spec.family.SpecFamily` and
+    :class:`~wsl.batch.MixedWeightBatch`.
+
     Args:
         path: the zoo file (HDF5).
         build: name of the recipe in ``conf/zoo`` that makes the file when it is absent; empty: never build.
-        target: the column to predict.
+        target: the column to predict: classes if it holds whole numbers, else a number.
+        where: which rows to use: column → its value, or a list of values; null: any. The file's splits are kept.
         batch_size: networks per step on each process.
         eval_batch_size: networks per step in validation and test.
         views: how many views (independent fits) of each training image to use; 0 uses all.
@@ -47,7 +40,8 @@ class ZooData(Data):
         seed: of the order of batches (given by the program: the run's seed).
 
     Raises:
-        ZooError: if the file is absent or damaged, lacks the column or a split, or holds several architectures.
+        ZooError: if the file is absent or damaged, lacks the column or a split, or ``where`` asks for what it does not
+            hold.
     """
 
     def __init__(
@@ -56,6 +50,7 @@ class ZooData(Data):
         path: str,
         build: str = "",
         target: str = "label",
+        where: Where | None = None,
         batch_size: PositiveInt = 64,
         eval_batch_size: PositiveInt = 256,
         views: NonNegativeInt = 0,
@@ -63,7 +58,7 @@ class ZooData(Data):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.path, self.build, self.target = Path(path), build, target
+        self.path, self.build, self.target, self.where = Path(path), build, target, dict(where or {})
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.views, self.workers, self.seed = views, workers, seed
         self._datasets: dict[str, RowDataset] = {}
@@ -73,27 +68,35 @@ class ZooData(Data):
         if not self.path.exists():
             raise ZooError(f"{self.path} does not exist; build it with: python scripts/build_zoo.py zoo=NAME")
         with Zoo(self.path) as zoo:
-            if len(zoo.specs) != 1:
-                raise ZooError(f"{self.path} holds {len(zoo.specs)} architectures; this data module reads one")
             if self.target not in zoo.columns:
                 raise ZooError(
                     f"{self.path} has no column {self.target!r}; data.target is one of {', '.join(zoo.columns)}"
                 )
-            for split in ("train", "val", "test"):
-                if split not in zoo.splits or not len(zoo.splits[split]):
-                    raise ZooError(f"{self.path} has no rows in split {split!r}; it has {sorted(zoo.splits)}")
-            self.spec: WeightSpec = zoo.specs[0]
-            self.inputs = f"networks of {self.spec.numel:,} parameters"
             self.digest: str = zoo.digest
             self.recipe: dict[str, Any] = zoo.recipe
-            self.rows = {name: self._chosen(zoo, name) for name in ("train", "val", "test")}
+            keep = matching(zoo, self.where)
+            self.rows = {name: self._chosen(zoo, name, keep) for name in SPLITS}
+            used = np.unique(zoo.spec_ids[np.concatenate(list(self.rows.values()))])
+            specs = tuple(zoo.specs[number] for number in used)
+            self.spec: WeightSpec | SpecFamily = specs[0] if len(specs) == 1 else SpecFamily(specs)
             column = zoo.column(self.target)
-            for split, rows in self.rows.items():
-                self._check_target(split, column[rows])
-            self.classes = int(column.max()) + 1 if np.issubdtype(column.dtype, np.integer) else 0
+        self.inputs = _described(specs)
+        if column.dtype.kind == "U":
+            raise ZooError(f"{self.path}: column {self.target!r} is text; data.target must be a column of numbers")
+        for split, rows in self.rows.items():
+            self._check_target(split, column[rows])
+        self._targets = column
+        used_targets = np.concatenate([column[rows] for rows in self.rows.values()])
+        self.target_range = float(used_targets.min()), float(used_targets.max())
+        self.classes = int(column.max()) + 1 if np.issubdtype(column.dtype, np.integer) else 0
 
-    def _chosen(self, zoo: Zoo, split: str) -> np.ndarray:
+    def _chosen(self, zoo: Zoo, split: str, keep: np.ndarray) -> np.ndarray:
+        if split not in zoo.splits or not len(zoo.splits[split]):
+            raise ZooError(f"{self.path} has no rows in split {split!r}; it has {sorted(zoo.splits)}")
         rows = np.sort(zoo.splits[split])
+        rows = rows[keep[rows]]
+        if not len(rows):
+            raise ZooError(f"{self.path}: no row of split {split!r} is left by data.where={self.where}; ask for less")
         if split != "train" or not self.views:
             return rows
         if "view" not in zoo.columns:
@@ -113,16 +116,14 @@ class ZooData(Data):
             )
 
     def dataset(self, split: str) -> RowDataset:
-        """All rows of a split, in memory (read on first use)."""
+        """All rows of a split, in memory (read on first use); position p is row ``rows[split][p]`` of the zoo."""
         if split not in self._datasets:
             rows = self.rows[split]
             with Zoo(self.path) as zoo:
-                values = torch.from_numpy(zoo.read_rows(rows, finite=True))
-                target = torch.from_numpy(zoo.column(self.target)[rows])
-            self._datasets[split] = RowDataset(self.spec, values, target, torch.from_numpy(rows.astype(np.int64)))
+                self._datasets[split] = RowDataset(read_batch(zoo, self.spec, rows, self._targets[rows]))
         return self._datasets[split]
 
-    def example(self, size: int = 2048) -> WeightBatch:
+    def example(self, size: int = 2048) -> Batch:
         """At most ``size`` training rows, evenly spaced over the split, for statistics of the data."""
         dataset = self.dataset("train")
         step = max(1, len(dataset) // size)
@@ -142,3 +143,12 @@ class ZooData(Data):
 
     def test_dataloader(self) -> Any:
         return self._loader("test", self.eval_batch_size, None)
+
+
+def _described(specs: tuple[WeightSpec, ...]) -> str:
+    """What a row is, in words."""
+    sizes = [spec.numel for spec in specs]
+    if len(specs) == 1:
+        return f"networks of {sizes[0]:,} parameters"
+    span = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+    return f"networks of {len(specs):,} architectures, {span} parameters"

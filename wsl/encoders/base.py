@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from wsl.batch import WeightBatch
+from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.errors import UserError
 from wsl.nn.standardize import Standardize
 from wsl.spec import WeightSpec
+from wsl.spec.family import specs_of
 
 
 class UnsupportedSpecError(UserError, ValueError):
@@ -51,10 +52,11 @@ class Encoder(nn.Module):
         Encoders without such buffers do nothing.
         """
 
-    def check_spec(self, batch: WeightBatch) -> None:
+    def check_spec(self, batch: WeightBatch | MixedWeightBatch) -> None:
         """Raise ValueError if the batch holds networks of another spec than the encoder was built for."""
-        if batch.spec != self.spec:
-            raise ValueError(f"this encoder was built for {self.spec!r}, the batch holds {batch.spec!r}")
+        held = (batch.spec,) if isinstance(batch, WeightBatch) else batch.specs
+        if other := [spec for spec in held if spec not in specs_of(self.spec)]:
+            raise ValueError(f"this encoder was built for {self.spec!r}, the batch holds {other[0]!r}")
 
 
 class StandardizingEncoder(Encoder):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
-from wsl.batch import WeightBatch
+from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import Encoder
 from wsl.nn.mlp import mlp
+from wsl.nn.tensor_statistics import STATISTICS, TensorStatistics, statistics
 from wsl.ranges import PositiveInt, Rate
 from wsl.spec import WeightSpec
+from wsl.spec.family import SpecFamily, specs_of
 
-STATISTICS = 7
+__all__ = ["STATISTICS", "StatNN", "statistics"]
 
 
 class StatNN(Encoder):
@@ -20,44 +24,44 @@ class StatNN(Encoder):
     Unterthiner et al., "Predicting Neural Network Accuracy from Weights", section 4; 7 numbers for each weight and each
     bias. Invariant to every permutation of entries within a tensor, so it also forgets which neuron is which.
 
+    Of a mixed zoo whose architectures have tensors of the same names (networks of ReLU and of tanh) it reads the same
+    7 numbers. Where they have not, it reads for the first layer, the last one and the hidden ones between (weights and
+    biases apart, as :func:`wsl.nn.places.slot_names` says) the mean of the 7 numbers over their tensors and the number
+    of tensors, so that networks of any depth give the same features.
+
     Args:
         hidden: widths of the hidden layers.
         dropout: after each hidden layer.
 
-    Shapes: batch ``[B, P, 1]`` → ``[B, out_features]``.
+    Shapes: batch of B networks, C = 1 → ``[B, out_features]``.
     """
 
     symmetries = frozenset({"permutation"})
+    reads: ClassVar[tuple[type[Any], ...]] = (WeightSpec, SpecFamily)
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, spec: WeightSpec, out_features: int, *, hidden: tuple[PositiveInt, ...] = (256, 256), dropout: Rate = 0.0
+        self,
+        spec: WeightSpec | SpecFamily,
+        out_features: int,
+        *,
+        hidden: tuple[PositiveInt, ...] = (256, 256),
+        dropout: Rate = 0.0,
     ) -> None:
-        super().__init__(spec, out_features)
-        features = STATISTICS * len(spec.tensors)
+        super().__init__(spec, out_features)  # type: ignore[arg-type]
+        self.statistics = TensorStatistics(specs_of(spec))
+        features = self.statistics.features
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
         self.net = mlp((features, *hidden, out_features), dropout)
 
-    def fit_statistics(self, batch: WeightBatch) -> None:
-        features = statistics(batch)
+    def fit_statistics(self, batch: WeightBatch | MixedWeightBatch) -> None:
+        features = self.statistics(batch)
         self.mean.copy_(features.mean(0))
         spread = features.std(0, correction=0)
         self.std.copy_(torch.where(spread > 0, spread, 1.0))  # what never varied is left as it is
 
-    def forward(self, batch: WeightBatch) -> Tensor:
-        return self.net((statistics(batch) - self.mean) / self.std)
-
-
-def statistics(batch: WeightBatch) -> Tensor:
-    """Seven numbers for every virtual tensor, ``[B, 7 · tensors]``."""
-    out = []
-    for tensor in batch.tensors().values():
-        entries = tensor.flatten(1).sort(dim=1).values  # sorted once: quantiles are look-ups, sums have one order
-        at = torch.linspace(0, entries.shape[1] - 1, 5, dtype=torch.float64, device=entries.device)
-        low, weight = at.floor().long(), at.frac().to(entries.dtype)
-        quantiles = torch.lerp(entries[:, low], entries[:, (low + 1).clamp_max(entries.shape[1] - 1)], weight)
-        moments = torch.stack([entries.mean(1), entries.var(1, correction=0)], dim=1)
-        out.append(torch.cat([moments, quantiles], dim=1))
-    return torch.cat(out, dim=1)
+    def forward(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
+        self.check_spec(batch)
+        return self.net((self.statistics(batch) - self.mean) / self.std)

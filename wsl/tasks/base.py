@@ -25,6 +25,7 @@ class Task(pl.LightningModule):
         monitor: the validation metric that chooses the checkpoint; ``mode``: "max" or "min".
         reads: the types of description that the encoder's inputs may have.
         needs_classes: whether the target must be a class.
+        target_range: the least and the greatest target that the task can take, or None.
         tested: after testing, the encoder's outputs for every test row.
     """
 
@@ -32,6 +33,7 @@ class Task(pl.LightningModule):
     mode: ClassVar[str]
     reads: ClassVar[tuple[type, ...]] = (WeightSpec, SpecFamily)
     needs_classes: ClassVar[bool] = False
+    target_range: ClassVar[tuple[float, float] | None] = None
 
     def __init__(self, encoder: Encoder, optimizer: MakeOptimizer, scheduler: MakeScheduler, seed: int = 0) -> None:
         super().__init__()
@@ -39,6 +41,11 @@ class Task(pl.LightningModule):
         self._make_optimizer, self._make_scheduler, self._seed = optimizer, scheduler, seed
         self._val_rows, self._test_rows = GatheredRows(), GatheredRows()
         self.tested: Rows | None = None
+
+    @classmethod
+    def out_features(cls, classes: int) -> int:
+        """How many features the encoder is to return, for targets of so many classes (0: no classes)."""
+        return classes
 
     def output(self, batch: WeightBatch) -> Tensor:
         """What the encoder says about the rows of the batch."""
