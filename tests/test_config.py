@@ -46,6 +46,10 @@ def test_the_default_config_is_whole() -> None:
         ("optimizer.betas=[0.9,1.0]", ["optimizer.betas", "1.0", "less than 1"]),
         ("encoder.dropout=1.0", ["encoder.dropout", "1.0", "less than 1"]),
         ("encoder.name=evil", ["encoder.name", "evil", "ng_gnn"]),
+        ("encoder=canonical encoder.encoder.width=0", ["encoder.encoder.width", "0", "greater than 0"]),
+        ("encoder=canonical encoder.encoder.name=gcn", ["encoder.encoder.name", "gcn", "ng_gnn"]),
+        ("encoder=canonical +encoder.encoder.widht=3", ["encoder.encoder.widht", "width"]),
+        ("encoder=canonical encoder@encoder.encoder=canonical", ["encoder.encoder.name", "canonical", "ng_gnn"]),
         ("+encoder.widht=3", ["encoder.widht", "width"]),
         ("+sead=3", ["sead", "seed"]),
         ("seed=5000000000", ["seed", "5000000000", "4294967296"]),
@@ -91,6 +95,7 @@ def test_misspelt_arguments_are_answered(argument: str, words: list[str]) -> Non
     "arguments",
     [
         ["encoder=mlp", "encoder.hidden=[3]"],
+        ["encoder=canonical", "encoder@encoder.encoder=unf", "encoder.encoder.channels=3"],
         ["encoder=mlp,statnn", "encoder.hidden=[3]"],
         ["seed=0,1,2", "encoder=mlp,statnn", "--multirun"],
         ["~experiment"],
@@ -126,7 +131,8 @@ def test_every_option_file_names_every_argument(group: str, file: Path) -> None:
     values = yaml.safe_load(file.read_text())
     name = values.get("name", "")
     declared = set(inspect.signature(table[name]).parameters) - {"self", *given}
-    assert set(values) - {"name"} == declared
+    nested = {key.partition("@")[2] for entry in values.pop("defaults", []) if entry != "_self_" for key in entry}
+    assert set(values) - {"name"} | nested == declared
 
 
 def test_tables_and_option_files_agree() -> None:

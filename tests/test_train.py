@@ -77,6 +77,19 @@ def test_the_exported_encoder_says_the_same(small_zoo: Path, tmp_path: Path) -> 
         assert torch.equal(tensor, state[name]), name
 
 
+def test_an_exported_wrapper_is_rebuilt_with_its_inner_encoder(small_zoo: Path, tmp_path: Path) -> None:
+    inner = ["encoder@encoder.encoder=unf", "encoder.encoder.channels=4", "encoder.encoder.head=[8]"]
+    run = config(small_zoo, "encoder=canonical", *inner, "trainer=debug", "trainer.progress=none")
+    train.run(run, tmp_path)
+    encoder = build.exported_encoder(tmp_path)
+    assert type(encoder).__name__ == "Canonical" and type(encoder.encoder).__name__ == "UNF"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        same = run_config._resumed(tmp_path, [f"resume={tmp_path}"])
+        assert same.encoder == run.encoder
+        with pytest.raises(RunFolderError, match="encoder"):
+            run_config._resumed(tmp_path, [f"resume={tmp_path}", "encoder@encoder.encoder=ng_gnn"])
+
+
 def test_same_seed_same_numbers_other_seed_other_numbers(small_zoo: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train.run(config(small_zoo, f"seed={seed}", "trainer.max_epochs=2", "encoder.dropout=0.3"), tmp_path / name)

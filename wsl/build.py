@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from wsl import run_folder
 from wsl import trainer as trainers
 from wsl.checkpoint import AtomicCheckpointIO, CheckpointError, previous_generation
-from wsl.config import ConfigError, arguments, schema_of, validated
+from wsl.config import ConfigError, arguments, validated
 from wsl.data.base import Data
 from wsl.encoders.base import Encoder
+from wsl.encoders.wrapper import Wrapper
 from wsl.export import read_encoder_card
 from wsl.graphs import node_graph
 from wsl.graphs.node_graph import NodeGraphSpec
 from wsl.metrics_file import MetricsFile
-from wsl.run_config import DATA, ENCODERS, OPTIMIZERS, SCHEDULERS, TASKS, RunConfig, config
+from wsl.run_config import DATA, ENCODERS, OPTIMIZERS, SCHEDULERS, TASKS, RunConfig, config, encoder_schema
 from wsl.spec import WeightSpec, family
 from wsl.spec.family import SpecFamily
 from wsl.tasks.base import Task
@@ -65,11 +67,19 @@ def encoder(config: RunConfig, data: Data) -> Encoder:
     _check_target(config, data)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     out_features = TASKS[config.task.name].out_features(data.classes)
-    built = ENCODERS[config.encoder.name](data.spec, out_features, **arguments(config.encoder))
+    built = _made(config.encoder, data.spec, out_features)
     built.fit_statistics(data.example())
     if config.compile:
         built.compile()
     return built
+
+
+def _made(config: Any, spec: Any, out_features: int) -> Encoder:
+    """The encoder of a config group; a wrapper is given a function that makes its inner encoder."""
+    options = arguments(config)
+    if issubclass(ENCODERS[config.name], Wrapper):
+        options["encoder"] = partial(_made, config.encoder)
+    return ENCODERS[config.name](spec, out_features, **options)
 
 
 def task(config: RunConfig, encoder: Encoder) -> Task:
@@ -126,8 +136,7 @@ def exported_encoder(folder: Path) -> Encoder:
     name = values.get("name")
     if name not in ENCODERS:
         raise ConfigError(f"{folder / 'model.json'}: encoder.name={name}: allowed is one of {', '.join(ENCODERS)}")
-    checked = validated(schema_of(name, ENCODERS[name], ("spec", "out_features")), values)
-    built = ENCODERS[name](_description(spec), out_features, **arguments(checked))
+    built = _made(validated(encoder_schema(name), values), _description(spec), out_features)
     try:
         built.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:

@@ -26,14 +26,17 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def schema_of(name: str, constructor: Callable[..., Any], given: Sequence[str] = ()) -> type[Strict]:
+def schema_of(
+    name: str, constructor: Callable[..., Any], given: Sequence[str] = (), types: Mapping[str, Any] | None = None
+) -> type[Strict]:
     """The config schema of a constructor: its parameters with their types, ranges and defaults, and ``name``.
 
     Args:
         name: the value of the config key ``name`` that stands for this constructor; empty: the group has no choice.
         given: parameters that the program passes, not the config.
+        types: parameters whose type in the config is another one: a group, of which the program makes the argument.
     """
-    hints = get_type_hints(inspect.unwrap(_initialiser(constructor)), include_extras=True)
+    hints = get_type_hints(inspect.unwrap(_initialiser(constructor)), include_extras=True) | dict(types or {})
     fields: dict[str, Any] = {"name": (Literal[name], ...)} if name else {}
     for parameter in inspect.signature(constructor).parameters.values():
         if parameter.name in given:

@@ -26,10 +26,12 @@ from wsl.data.base import Data
 from wsl.data.graph_data import GraphData
 from wsl.data.zoo_data import ZooData
 from wsl.encoders.base import Encoder
+from wsl.encoders.canonical import Canonical
 from wsl.encoders.deep_set import DeepSet
 from wsl.encoders.gatv2 import GATv2Encoder
 from wsl.encoders.mlp import FlatMLP
 from wsl.encoders.monomial import Monomial
+from wsl.encoders.monomial_front import MonomialFront
 from wsl.encoders.nfn import NFNHNP, NFNNP
 from wsl.encoders.nft import NFT
 from wsl.encoders.ng_gnn import NGGNN
@@ -38,6 +40,8 @@ from wsl.encoders.node.convolutions import GCN, SAGE
 from wsl.encoders.probe import ProbeMLP
 from wsl.encoders.statnn import StatNN
 from wsl.encoders.unf import UNF
+from wsl.encoders.wrapper import Wrapper
+from wsl.spec import WeightSpec
 from wsl.tasks.base import Task
 from wsl.tasks.classification import Classification
 from wsl.tasks.generalization import Generalization
@@ -53,6 +57,8 @@ ENCODERS: dict[str, type[Encoder]] = {
     "nfn_hnp": NFNHNP,
     "nft": NFT,
     "monomial": Monomial,
+    "monomial_front": MonomialFront,
+    "canonical": Canonical,
     "deep_set": DeepSet,
     "mlp": FlatMLP,
     "statnn": StatNN,
@@ -82,6 +88,15 @@ FREE_ON_RESUME = ("resume", "run_root", "trainer.max_epochs", "trainer.max_steps
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 
 
+def encoder_schema(name: str) -> type[Strict]:
+    """The schema of one encoder; the inner encoder of a wrapper is any that reads a spec and is no wrapper itself."""
+    constructor, types = ENCODERS[name], {}
+    if issubclass(constructor, Wrapper):
+        inner = [n for n, e in ENCODERS.items() if WeightSpec in e.reads and not issubclass(e, Wrapper)]
+        types = {"encoder": one_of([encoder_schema(n) for n in inner])}
+    return schema_of(name, constructor, ("spec", "out_features"), types)
+
+
 def _group(table: Mapping[str, Any], *given: str) -> Any:
     return one_of([schema_of(name, constructor, given) for name, constructor in table.items()])
 
@@ -97,7 +112,7 @@ if TYPE_CHECKING:  # the schemas are made at run time, so a type checker cannot 
     CallbacksConfig: TypeAlias = Any
 else:
     DataConfig = _group(DATA, "seed")
-    EncoderConfig = _group(ENCODERS, "spec", "out_features")
+    EncoderConfig = one_of([encoder_schema(name) for name in ENCODERS])
     TaskConfig = _group(TASKS, "encoder", "optimizer", "scheduler", "seed")
     OptimizerConfig = _group(OPTIMIZERS)
     SchedulerConfig = _group(SCHEDULERS)
@@ -208,7 +223,7 @@ def _resumed(source: Path, given: Sequence[str]) -> RunConfig:
         elif key == "experiment":
             raise ConfigError("experiment cannot be given with resume: the run has its config; leave it out")
         elif isinstance(stored.get(key), dict):
-            wanted[key] = _option("train", key, str(value), key=key)
+            OmegaConf.update(wanted, item.package or key, _option("train", key, str(value), key=key), merge=False)
         else:
             OmegaConf.update(wanted, key, value, force_add=True)
     planned = stored["scheduler"]["name"] == "cosine"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from wsl.batch import WeightBatch
 from wsl.encoders.base import Encoder
+from wsl.encoders.canonical import Canonical
 from wsl.encoders.deep_set import DeepSet
 from wsl.encoders.gatv2 import GATv2Encoder
 from wsl.encoders.monomial import Monomial
+from wsl.encoders.monomial_front import MonomialFront
 from wsl.encoders.nfn import NFNHNP, NFNNP
 from wsl.encoders.nft import NFT
 from wsl.encoders.ng_gnn import NGGNN
@@ -76,6 +79,13 @@ CASES += [
     Case("monomial_field", lambda s: Monomial(s, 3, equivariant=True), INR, ("permutation", "sign"), scale=0.1),
 ]
 EVERY = ("permutation", "sign", "phase")  # what a network of sines has
+PLAIN_GNN = partial(NGGNN, width=8, probes=0, fourier_features=0)
+SMALL_NFN = partial(NFNNP, channels=(8, 8), head=(32,))
+CASES += [
+    Case("canonical_sine", lambda s: Canonical(s, 10, encoder=PLAIN_GNN), INR, EVERY, scale=0.1),
+    Case("canonical_relu", lambda s: Canonical(s, 10, encoder=PLAIN_GNN), RELU, ("permutation", "scaling")),
+    Case("monomial_front", lambda s: MonomialFront(s, 10, encoder=SMALL_NFN), INR, ("permutation", "sign"), scale=0.1),
+]
 CASES += [
     Case("statnn", lambda s: StatNN(s, 10, hidden=(16,)), RELU, bags=True),
     Case("probe_mlp", lambda s: ProbeMLP(s, 10, probes=8, hidden=(16,)), INR, EVERY, scale=0.1),

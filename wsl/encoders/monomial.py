@@ -125,19 +125,13 @@ class Monomial(Encoder):
 
     def _rows(self, batch: WeightBatch | MixedWeightBatch) -> tuple[WeightBatch, Tensor | None]:
         """The networks as one batch of the first spec, and the number of each one's own spec."""
+        self.check_spec(batch)
         if isinstance(batch, WeightBatch):
-            self._known(batch.spec)
             ids = torch.full((len(batch),), self._number[batch.spec], device=batch.values.device)
             return dataclasses.replace(batch, spec=self.first), ids if len(self._number) > 1 else None
-        for each in batch.specs:
-            self._known(each)
         numbers = torch.tensor([self._number[each] for each in batch.specs], device=batch.spec_ids.device)
         values = batch.values.view(len(batch), self.first.numel, batch.values.shape[1])
         return WeightBatch(self.first, values), numbers[batch.spec_ids]
-
-    def _known(self, spec: WeightSpec) -> None:
-        if spec not in self._number:
-            raise ValueError(f"this encoder was built for {self.spec!r}, the batch holds {spec!r}")
 
 
 def _alike(specs: tuple[WeightSpec, ...]) -> tuple[WeightSpec, ...]:
