@@ -130,8 +130,7 @@ class Monomial(Encoder):
             ids = torch.full((len(batch),), self._number[batch.spec], device=batch.values.device)
             return dataclasses.replace(batch, spec=self.first), ids if len(self._number) > 1 else None
         numbers = torch.tensor([self._number[each] for each in batch.specs], device=batch.spec_ids.device)
-        values = batch.values.view(len(batch), self.first.numel, batch.values.shape[1])
-        return WeightBatch(self.first, values), numbers[batch.spec_ids]
+        return WeightBatch(self.first, batch.stacked()), numbers[batch.spec_ids]
 
 
 def _alike(specs: tuple[WeightSpec, ...]) -> tuple[WeightSpec, ...]:
