@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+import re
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,77 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from wsl.spec import SpecError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+CONVERTER = "scripts/convert_checkpoint.py"
+#: what torch's loader says of a file that wants more than tensors and plain containers; all else is damage
+FOREIGN = re.compile(r"[Uu]nsupported (global|GLOBAL)|Trying to call|Can only (create|build)|persistent")
+
+
+class UnsafeFileError(SpecError):
+    """A file that wants to run code when it is loaded."""
+
+
+class Inert:
+    """Stands for an object of a class that is not loaded: it keeps what the file says of it and does nothing.
+
+    Attributes:
+        arguments: of the constructor. state: what the object held, usually its attributes by name.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __new__(cls, *arguments: Any) -> Inert:
+        """Arguments of any number, also where the constructor is not called."""
+        inert = super().__new__(cls)
+        inert.arguments, inert.state = arguments, None
+        return inert
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def load_plain(path: Path, inert: Callable[[str], bool] = lambda name: False) -> Any:
+    """What ``torch.save`` wrote, on the CPU, by torch's own loader with ``weights_only=True``; no code is run.
+
+    Args:
+        inert: of which classes and functions (``module.name``) the file may hold objects, as :class:`Inert`.
+
+    Raises:
+        UnsafeFileError: if the file refers to anything else. SpecError: if it cannot be read.
+    """
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            names = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+            if not names or not all(inert(name) for name in names):
+                raise
+            with safe_globals([(Inert, name) for name in names]):
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not FOREIGN.search(str(error)):
+            raise SpecError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise UnsafeFileError(
+            f"{path} holds more than tensors, and loading it could run foreign code; save the state dict alone "
+            f"(torch.save(module.state_dict(), …)), or convert it offline with {CONVERTER}. {_reason(error)}"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise SpecError(f"{path} cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if FOREIGN.search(line)]
+    return lines[0].partition("Please use")[0].strip() if lines else ""
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -30,25 +98,24 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise SpecError(f"{path}: not a checkpoint; known suffixes: {', '.join(SUFFIXES)}")
+    if path.suffix != ".safetensors":
+        return tensors_in(path, load_plain(path))
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SpecError(
-            f"{path} holds more than tensors, and loading it could run foreign code; save the state dict alone "
-            f"(torch.save(module.state_dict(), …)) or as .safetensors. {str(error).splitlines()[0]}"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise SpecError(f"{path} cannot be read: {error}") from error
-    return _tensors(path, found)
+        return safetensors.torch.load_file(path)
+    except (OSError, RuntimeError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise SpecError(f"{path} cannot be read: {_first_line(error)}") from error
 
 
-def _tensors(path: Path, found: Any) -> dict[str, Tensor]:
+def tensors_in(path: Path, found: Any) -> dict[str, Tensor]:
+    """The state dict that a loaded file is, or holds under one of the usual names.
+
+    Raises:
+        SpecError: if it holds none; the message names the file.
+    """
     if isinstance(found, Mapping):
         for wrapper in WRAPPERS:
             if isinstance(found.get(wrapper), Mapping):
-                return _tensors(path, found[wrapper])
+                return tensors_in(path, found[wrapper])
         state = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
         if state and len(state) == len(found):
             return state

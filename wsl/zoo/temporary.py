@@ -67,6 +67,14 @@ class Temporary:
                     os.close(descriptor)
 
 
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raises :class:`ZooError` if the target is a folder, or a file that must stay."""
+    if path.is_dir():
+        raise ZooError(f"{path}: is a folder; give the path of a file in it")
+    if path.exists() and not overwrite:
+        raise ZooError(f"{path}: exists already; delete it, choose another name or pass overwrite=True")
+
+
 @contextlib.contextmanager
 def reported(path: Path) -> Iterator[None]:
     """Failures of the file system, also those that HDF5 only tells in its message, as one clear :class:`ZooError`."""

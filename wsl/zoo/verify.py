@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,6 +197,17 @@ def _shortened(failures: Sequence[str]) -> tuple[str, ...]:
     return (*failures[:10], f"and {len(failures) - 10} more") if len(failures) > 10 else tuple(failures)
 
 
+def allowed_range(name: str, recipe: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Lowest and highest value that a column may hold; None if anything goes."""
+    if name not in RANGES and not name.endswith("accuracy"):
+        return None
+    low, high = RANGES.get(name, (0.0, 1.0))
+    classes = recipe.get("classes")
+    if name == "label" and isinstance(classes, int):
+        high = classes - 1
+    return low, np.inf if high is None else high
+
+
 def _column(name: str, values: Array, zoo: Zoo, images: Array | None) -> Check:
     """Type and range of a column."""
     title = f"column {name}"
@@ -204,12 +215,13 @@ def _column(name: str, values: Array, zoo: Zoo, images: Array | None) -> Check:
         return Check(title, (f"is text, expected numbers: {values[0]!r} in row 0",) if name in RANGES else ())
     if name in WHOLE and values.dtype.kind not in "iu":
         return Check(title, (f"is {values.dtype}, expected integers",))
-    low, high = RANGES.get(name, (0.0, 1.0) if name.endswith("accuracy") else (-np.inf, None))
+    limits = allowed_range(name, zoo.recipe)
+    if limits is None:  # metadata: NaN is a value that is not known
+        return Check(title, rows_of("infinity in", np.flatnonzero(np.isinf(values))))
+    low, high = limits
     if name == "image_index" and images is not None:
         high = len(images) - 1
-    if name == "label" and isinstance(zoo.recipe.get("classes"), int):
-        high = zoo.recipe["classes"] - 1
     failures = rows_of("NaN or infinity in", np.flatnonzero(~np.isfinite(values)))
-    outside = (values < low) | (values > (np.inf if high is None else high))
-    allowed = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+    outside = (values < low) | (values > high)
+    allowed = f"at least {low:g}" if np.isinf(high) else f"{low:g} to {high:g}"
     return Check(title, failures + rows_of(f"outside {allowed}:", np.flatnonzero(outside & np.isfinite(values))))

@@ -25,7 +25,7 @@ from wsl.zoo.layout import (
     content_digest,
     straddling_runs,
 )
-from wsl.zoo.temporary import Temporary, reported
+from wsl.zoo.temporary import Temporary, refuse_existing, reported
 
 
 class ZooWriter:
@@ -61,7 +61,7 @@ class ZooWriter:
         self.path = Path(path)
         self.specs = (specs,) if isinstance(specs, WeightSpec) else tuple(specs)
         self.rows, self.overwrite = rows, overwrite
-        self._refuse_existing()
+        refuse_existing(self.path, self.overwrite)
         if rows < 1 or not self.specs or any(spec.numel < 1 for spec in self.specs):
             raise ZooError(f"{self.path}: a zoo has at least one row, one spec, and one value per row; got {rows} rows")
         self.spec_ids = self._checked_spec_ids(spec_ids)
@@ -183,7 +183,7 @@ class ZooWriter:
             raise ZooError(f"{self.path}: {error}") from error
         for run, (a, b) in straddling_runs(self._run_ids, self._splits).items():
             raise ZooError(f"{self.path}: rows {a} and {b} of run {run} are in two splits; split by run")
-        self._refuse_existing()
+        refuse_existing(self.path, self.overwrite)
         with reported(self.path):
             self._write_rest()
             file = self._open_file()
@@ -218,12 +218,6 @@ class ZooWriter:
         if self._file is None or not self._file:
             raise ZooError(f"{self.path}: the writer is closed; open a new one")
         return self._file
-
-    def _refuse_existing(self) -> None:
-        if self.path.is_dir():
-            raise ZooError(f"{self.path}: is a folder; give the path of a file in it")
-        if self.path.exists() and not self.overwrite:
-            raise ZooError(f"{self.path}: exists already; delete it, choose another name or pass overwrite=True")
 
     def _checked_spec_ids(self, spec_ids: Sequence[int] | Array | None) -> Array:
         if spec_ids is None:
