@@ -15,6 +15,7 @@ from wsl import build
 from wsl import trainer as trainers
 from wsl.command_line import refuse_unknown_keys
 from wsl.config import ConfigError, schema_of, validated
+from wsl.data.augment import Augment
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -111,6 +112,7 @@ def test_right_arguments_pass(arguments: list[str]) -> None:
 TABLES = {
     "encoder": (build.ENCODERS, ("spec", "out_features")),
     "data": (build.DATA, ("seed",)),
+    "data/augment": ({"": Augment}, ()),
     "task": (build.TASKS, ("encoder", "optimizer", "scheduler", "seed")),
     "optimizer": (build.OPTIMIZERS, ()),
     "scheduler": (build.SCHEDULERS, ()),
@@ -131,7 +133,7 @@ def test_every_option_file_names_every_argument(group: str, file: Path) -> None:
     values = yaml.safe_load(file.read_text())
     name = values.get("name", "")
     declared = set(inspect.signature(table[name]).parameters) - {"self", *given}
-    nested = {key.partition("@")[2] for entry in values.pop("defaults", []) if entry != "_self_" for key in entry}
+    nested = {key.rpartition("@")[2] for entry in values.pop("defaults", []) if entry != "_self_" for key in entry}
     assert set(values) - {"name"} | nested == declared
 
 

@@ -232,6 +232,12 @@ def test_precision_clipping_and_accumulation(small_zoo: Path, tmp_path: Path) ->
     assert Result.read(tmp_path).epochs == 1
 
 
+def test_images_can_be_augmented_in_a_run(small_zoo: Path, tmp_path: Path) -> None:
+    options = ["data/augment=inr", "data.augment.mixup=0.2", "data.augment.views=2", "data.augment.symmetries=[phase]"]
+    result = train.run(config(small_zoo, *options, "trainer.max_epochs=1"), tmp_path)
+    assert 0 <= result.test["accuracy"] <= 1
+
+
 def experiments() -> list[str]:
     return sorted(f.stem for f in (CONF / "experiment").glob("*.yaml"))
 

@@ -88,6 +88,13 @@ class WeightBatch:
         parts = self.values.split([s.length for s in slices], dim=1)
         return {t.name: _arrange(part, s) for t, s, part in zip(tensors, slices, parts, strict=True)}
 
+    def flat(self) -> MixedWeightBatch:
+        """The same networks as one flat vector, for what is written once for networks of one spec and of many."""
+        count, device = len(self), self.values.device
+        offsets = torch.arange(count + 1, device=device) * self.spec.numel
+        spec_ids = torch.zeros(count, dtype=torch.int64, device=device)
+        return MixedWeightBatch((self.spec,), spec_ids, self.values.flatten(0, 1), offsets, self.target, self.row_ids)
+
     def with_values(self, values: Tensor) -> WeightBatch:
         """The same networks with other values (an equivariant encoder's output, an augmented batch)."""
         return replace(self, values=values)

@@ -92,7 +92,7 @@ def task(config: RunConfig, encoder: Encoder) -> Task:
 def trainer(config: RunConfig, task: Task, data: Data, folder: Path) -> pl.Trainer:
     """The trainer with its callbacks and loggers; writes the resolved config into the run folder."""
     loggers = trainers.loggers(folder=folder, name=config.run_name, **arguments(config.logger))
-    source = {"path": str(data.path), "digest": data.digest, "recipe": data.recipe}
+    source = {"path": str(data.path), "digest": data.digest, "split": data.split_digest, "recipe": data.recipe}
     resumed = checkpoint(config, folder)
     _same_data(folder, data)
     steps = 0 if resumed is None else AtomicCheckpointIO().load_checkpoint(resumed)["global_step"]

@@ -45,8 +45,15 @@ def draw_mixed(
     generator: torch.Generator | None = None,
     symmetries: Sequence[str] = ("permutation",),
     scale: tuple[float, float] = (0.1, 10.0),
+    uniform: Callable[[str, Tensor, Tensor], Tensor] | None = None,
+    log_scale: bool = True,
 ) -> MixedElement:
     """Random elements for the networks of a batch, on hidden labels; arguments as :func:`wsl.symmetry.draw`.
+
+    Args:
+        uniform: where the random numbers come from, instead of the generator: (symmetry, network ``[S]``, neuron of the
+            network ``[S]``) → float64 in (0, 1) ``[S]``, such as :meth:`wsl.data.counter.RowRandom.uniform`.
+        log_scale: whether the factors of ``scaling`` are log-uniform in the interval or uniform.
 
     Raises:
         ValueError: on an unknown symmetry name.
@@ -57,23 +64,30 @@ def draw_mixed(
     neurons, device, dtype = len(rows), rows.device, batch.values.dtype
     may = {s: rows[:, 1 + i].bool() for i, s in enumerate(SYMMETRIES) if s in symmetries}
 
-    def uniform() -> Tensor:
+    source = torch.arange(neurons, device=device)
+
+    def numbers(symmetry: str) -> Tensor:
+        if uniform is not None:
+            return uniform(symmetry, owner, source - offsets[:-1][owner])
         return torch.rand(neurons, generator=generator, dtype=torch.float64, device=device)
 
-    source = torch.arange(neurons, device=device)
+    order = source
     if "permutation" in may:
         segment = offsets[:-1][owner] + rows[:, 0]  # the first neuron of its label, which grows along the vector
-        key = torch.where(may["permutation"], uniform(), (source - segment) / neurons)
-        source = (segment + key).argsort(stable=True)
+        # 32 bits of a key below those of its segment: exact, so that other networks of the batch change nothing
+        key = torch.where(may["permutation"], (numbers("permutation") * 2**32).long(), source - segment)
+        order = (segment * 2**32 + key).argsort(stable=True)
     factor = torch.ones(neurons, dtype=torch.float64, device=device)
     if "scaling" in may:
-        low, high = torch.tensor(scale, dtype=torch.float64).log().tolist()
-        factor = torch.where(may["scaling"], (low + (high - low) * uniform()).exp(), factor)
+        drawn = numbers("scaling")
+        low, high = scale
+        drawn = low * (high / low) ** drawn if log_scale else low + (high - low) * drawn
+        factor = torch.where(may["scaling"], drawn, factor)
     if "sign" in may:
-        factor = torch.where(may["sign"] & (uniform() < 0.5), -factor, factor)
-    turns = torch.where(may["phase"], torch.floor(uniform() * 5) - 2, 0.0) if "phase" in may else None
+        factor = torch.where(may["sign"] & (numbers("sign") < 0.5), -factor, factor)
+    turns = torch.where(may["phase"], torch.floor(numbers("phase") * 5) - 2, 0.0) if "phase" in may else None
     scaled = {"scaling", "sign"} & set(may)
-    return MixedElement(source, factor.to(dtype) if scaled else None, None if turns is None else turns.to(dtype))
+    return MixedElement(order, factor.to(dtype) if scaled else None, None if turns is None else turns.to(dtype))
 
 
 def act_mixed(element: MixedElement, batch: MixedWeightBatch, shift: bool = True) -> MixedWeightBatch:

@@ -76,6 +76,7 @@ def conclude(config: RunConfig, folder: Path, data: Data, task: Task, trainer: p
         seconds=stopwatch.seconds,
         seed=config.seed,
         data=str(data.path),
+        split=data.split_digest,
     )
     if trainer.is_global_zero:
         result.write(folder)
@@ -131,7 +132,7 @@ def _figures(folder: Path, data: Data, task: Task, result: Result) -> list[Path]
         made.append(write_attention(attention, data.graph, rows.row_ids, predicted, folder))
     if isinstance(data, ZooData) and (size := data.recipe.get("render")):
         h, w, c = size["height"], size["width"], size["channels"]
-        first = [int(p) for p in range(min(SHOWN, len(rows.row_ids)))]
+        first = [int(p) for p in range(min(SHOWN, len(data.rows["test"])))]
         batch = data.dataset("test")[first]
         assert isinstance(batch, WeightBatch), "INRs of one zoo share their architecture"
         images = render(batch, h, w).reshape(len(batch), h, w, c).squeeze(-1).numpy()

@@ -28,6 +28,7 @@ class Result:
         val, test: metrics of the chosen checkpoint; accuracies are fractions in [0, 1].
         epoch: of the chosen checkpoint, from 0.
         seconds: wall time of training, validation included.
+        split: digest of which rows were in which split; empty in results of older releases.
     """
 
     encoder: str
@@ -40,6 +41,7 @@ class Result:
     seconds: float
     seed: int
     data: str
+    split: str = ""
     compared: tuple[Result, ...] = field(default_factory=tuple)
 
     def write(self, folder: Path) -> None:

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 
 import train
 from wsl import build
+from wsl.checkpoint import read_checkpoint
 from wsl.config import ConfigError
 from wsl.data.zoo_data import ZooData
 from wsl.encoders.mlp import FlatMLP
@@ -115,3 +116,33 @@ def test_targets_that_are_no_shares_are_refused(small_zoo: Path, cnn_zoo: Path, 
     with pytest.raises(ConfigError, match="needs classes"):
         run = config(cnn_zoo, "task=classification")
         build.encoder(run, build.data(run))
+
+
+def test_a_run_with_augmentation_and_twins(cnn_zoo: Path, tmp_path: Path) -> None:
+    """The test says of every network and its twin; an encoder without the symmetry answers for them differently."""
+    options = ["encoder=mlp", "encoder.hidden=[16]", "data/augment=twins", "data.augment.noise=0.1"]
+    run = config(cnn_zoo, *options, "data.augment.symmetries=[permutation]", "trainer.max_epochs=2")
+    data = build.data(run)
+    encoder = build.encoder(run, data)
+    task = build.task(run, encoder)
+    trainer = build.trainer(run, task, data, tmp_path)
+    trainer.fit(task, data)
+    trainer.test(task, data, verbose=False)
+    assert task.tested is not None and task.tested.row_ids.tolist() == [*range(100, 120), *range(220, 240)]
+    assert torch.equal(task.tested.target[:20], task.tested.target[20:])
+    assert not torch.allclose(task.tested.output[:20], task.tested.output[20:])
+    provenance = json.loads((tmp_path / "provenance.json").read_text())
+    assert provenance[0]["data"]["split"] == data.split_digest
+
+
+def test_augmented_runs_repeat_and_resume_bit_equal(cnn_zoo: Path, tmp_path: Path) -> None:
+    options = ["data.augment.noise=0.2", "data.augment.dropout=0.1", "data.augment.mixup=0.5", "scheduler=constant"]
+    whole = config(cnn_zoo, *options, "trainer.max_epochs=4")
+    result = train.run(whole, tmp_path / "whole")
+    train.run(config(cnn_zoo, *options, "trainer.max_epochs=2"), tmp_path / "part")
+    train.run(whole.model_copy(update={"resume": str(tmp_path / "part")}), tmp_path / "part")
+    states = [
+        read_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("whole", "part")
+    ]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert result.split == build.data(whole).split_digest

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
+
+from wsl.data.splits import split_digest
 
 
 class Data(pl.LightningDataModule):
@@ -32,6 +35,11 @@ class Data(pl.LightningDataModule):
     inputs: str
     digest: str
     recipe: dict[str, Any]
+
+    @property
+    def split_digest(self) -> str:
+        """SHA-256 of which rows are in which split: results with equal ones can be compared."""
+        return split_digest({name: np.asarray(rows) for name, rows in self.rows.items()})
 
     def example(self) -> Any:
         """A large batch of training inputs, for statistics."""

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 
+from wsl.config import arguments, schema_of
+from wsl.data.augment import Augment
 from wsl.data.base import Data
+from wsl.data.copies import check_no_copies
 from wsl.data.loader import loader
+from wsl.data.mixup import Mixup
 from wsl.data.rows import Batch, RowDataset, read_batch
 from wsl.data.sampler import BatchSampler
 from wsl.data.selection import Where, matching
+from wsl.data.splits import Splits, check_no_leak
 from wsl.ranges import NonNegativeInt, PositiveInt
 from wsl.spec import WeightSpec
 from wsl.spec.family import SpecFamily
 from wsl.zoo import Zoo, ZooError
 
-SPLITS = ("train", "val", "test")
+if TYPE_CHECKING:  # the schemas are made at run time, so a type checker cannot know their fields
+    SplitConfig: TypeAlias = Any
+    AugmentConfig: TypeAlias = Any
+else:
+    SplitConfig = schema_of("", Splits)
+    AugmentConfig = schema_of("", Augment)
 
 
 class ZooData(Data):
-    """Networks of a zoo file, split into train, val and test as the file says.
+    """Networks of a zoo file, split into train, val and test, and augmented in whole batches.
 
     Where the chosen rows are of one architecture, ``spec`` is a :class:`~wsl.spec.WeightSpec` and batches are
     :class:`~wsl.batch.WeightBatch`; where they are of several, a :class:`~wsl.spec.family.SpecFamily` and
@@ -32,16 +42,20 @@ class ZooData(Data):
         path: the zoo file (HDF5).
         build: name of the recipe in ``conf/zoo`` that makes the file when it is absent; empty: never build.
         target: the column to predict: classes if it holds whole numbers, else a number.
-        where: which rows to use: column → its value, or a list of values; null: any. The file's splits are kept.
+        where: which rows to use: column → its value, or a list of values; null: any. Rows are split first.
+        split: how rows are split, see :class:`~wsl.data.splits.Splits`; default: as the file says.
+        augment: what is done to batches, see :class:`~wsl.data.augment.Augment`; default: nothing.
+        copies: "refuse" a zoo that has identical networks in two splits, or "allow" them.
         batch_size: networks per step on each process.
         eval_batch_size: networks per step in validation and test.
         views: how many views (independent fits) of each training image to use; 0 uses all.
         workers: loader processes. The rows are held in memory and cut by one indexing operation, so 0 is the fastest.
-        seed: of the order of batches (given by the program: the run's seed).
+        seed: of the order of batches and of augmentation (given by the program: the run's seed).
 
     Raises:
-        ZooError: if the file is absent or damaged, lacks the column or a split, or ``where`` asks for what it does not
-            hold.
+        ZooError: if the file is absent or damaged, lacks the column or a split, ``where`` asks for what it does not
+            hold, or a run, an image or a network is in two splits.
+        NoCoordinatesError: if images are to be moved, and the networks are no INRs of images.
     """
 
     def __init__(
@@ -51,6 +65,9 @@ class ZooData(Data):
         build: str = "",
         target: str = "label",
         where: Where | None = None,
+        split: SplitConfig | None = None,
+        augment: AugmentConfig | None = None,
+        copies: Literal["refuse", "allow"] = "refuse",
         batch_size: PositiveInt = 64,
         eval_batch_size: PositiveInt = 256,
         views: NonNegativeInt = 0,
@@ -61,10 +78,13 @@ class ZooData(Data):
         self.path, self.build, self.target, self.where = Path(path), build, target, dict(where or {})
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.views, self.workers, self.seed = views, workers, seed
+        self.split = Splits(**arguments(split)) if split is not None else Splits()
+        self.augment = Augment(**arguments(augment)) if augment is not None else Augment()
         self._datasets: dict[str, RowDataset] = {}
-        self._open()
+        self._mixup: Mixup | None = None
+        self._open(check_copies=copies == "refuse")
 
-    def _open(self) -> None:
+    def _open(self, check_copies: bool) -> None:
         if not self.path.exists():
             raise ZooError(f"{self.path} does not exist; build it with: python scripts/build_zoo.py zoo=NAME")
         with Zoo(self.path) as zoo:
@@ -74,12 +94,17 @@ class ZooData(Data):
                 )
             self.digest: str = zoo.digest
             self.recipe: dict[str, Any] = zoo.recipe
+            self.zoo_rows = len(zoo)
             keep = matching(zoo, self.where)
-            self.rows = {name: self._chosen(zoo, name, keep) for name in SPLITS}
+            self.rows = {name: self._chosen(zoo, name, rows, keep) for name, rows in self.split.rows(zoo).items()}
+            check_no_leak(zoo, self.rows)
+            if check_copies:
+                check_no_copies(zoo, self.rows)
             used = np.unique(zoo.spec_ids[np.concatenate(list(self.rows.values()))])
             specs = tuple(zoo.specs[number] for number in used)
             self.spec: WeightSpec | SpecFamily = specs[0] if len(specs) == 1 else SpecFamily(specs)
             column = zoo.column(self.target)
+        self.augment.check(specs)
         self.inputs = _described(specs)
         if column.dtype.kind == "U":
             raise ZooError(f"{self.path}: column {self.target!r} is text; data.target must be a column of numbers")
@@ -90,10 +115,7 @@ class ZooData(Data):
         self.target_range = float(used_targets.min()), float(used_targets.max())
         self.classes = int(column.max()) + 1 if np.issubdtype(column.dtype, np.integer) else 0
 
-    def _chosen(self, zoo: Zoo, split: str, keep: np.ndarray) -> np.ndarray:
-        if split not in zoo.splits or not len(zoo.splits[split]):
-            raise ZooError(f"{self.path} has no rows in split {split!r}; it has {sorted(zoo.splits)}")
-        rows = np.sort(zoo.splits[split])
+    def _chosen(self, zoo: Zoo, split: str, rows: np.ndarray, keep: np.ndarray) -> np.ndarray:
         rows = rows[keep[rows]]
         if not len(rows):
             raise ZooError(f"{self.path}: no row of split {split!r} is left by data.where={self.where}; ask for less")
@@ -128,6 +150,21 @@ class ZooData(Data):
         dataset = self.dataset("train")
         step = max(1, len(dataset) // size)
         return dataset[list(range(0, len(dataset), step))[:size]]
+
+    def augmented(self, batch: Batch, split: str, epoch: int) -> Batch:
+        """What the encoder is given of a loaded batch: a function of its rows, the seed and the epoch alone."""
+        if split == "train" and self.augment.trains:
+            if self.augment.mixup and self._mixup is None:
+                self._mixup = Mixup(self.dataset("train"), self.classes, self.augment.mixup, self.seed)
+            batch = self.augment.train(batch, self.seed, epoch, self._mixup)
+        return self.augment.twinned(batch, self.seed, self.zoo_rows) if split in self.augment.twins else batch
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment on the device, in the process that trains: it knows the epoch, which workers read ahead of."""
+        trainer = self.trainer
+        assert trainer is not None, "Lightning calls this with a trainer"
+        split = "train" if trainer.training else "test" if trainer.testing else "val"
+        return self.augmented(batch, split, trainer.current_epoch)
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> Any:
         dataset = self.dataset(split)

@@ -67,8 +67,7 @@ def statistics(batch: WeightBatch) -> Tensor:
 
 def _segment_statistics(batch: MixedWeightBatch, lengths: Tensor) -> Tensor:
     """Seven numbers for every tensor of every network ``[T, 7]``; ``lengths [T]`` are those of the tensors."""
-    number, owner, _ = batch.tables(_tensor_of_value)
-    segment = number[:, 0] + _first_tensor(batch)[owner]
+    segment, _ = segments(batch)
     values = batch.values.squeeze(-1)
     order = values.argsort(stable=True)
     entries = values[order[segment[order].argsort(stable=True)]]  # tensor after tensor, each sorted
@@ -86,10 +85,20 @@ def _segment_statistics(batch: MixedWeightBatch, lengths: Tensor) -> Tensor:
     return torch.cat([means.unsqueeze(1), variances.unsqueeze(1), torch.lerp(low, high, weight)], dim=1)
 
 
-def _first_tensor(batch: MixedWeightBatch) -> Tensor:
-    """``[B]``: the number of tensors of the networks before each one."""
-    counts = torch.tensor([len(spec.tensors) for spec in batch.specs], device=batch.values.device)[batch.spec_ids]
-    return counts.cumsum(0) - counts
+def segments(batch: MixedWeightBatch) -> tuple[Tensor, Tensor]:
+    """The tensors of all networks, numbered one network after the other.
+
+    Returns:
+        the number of the tensor that each value belongs to, ``[ΣP]`` int64; the lengths of the tensors ``[T]``.
+    """
+    lengths, _, first = batch.tables(_lengths)
+    number, owner, _ = batch.tables(_tensor_of_value)
+    return number[:, 0] + first[:-1][owner], lengths[:, 0]
+
+
+def _lengths(spec: WeightSpec) -> Tensor:
+    """``[T, 1]`` int64: how many values each tensor has."""
+    return torch.tensor([[tensor.numel] for tensor in spec.tensors])
 
 
 def _tensor_of_value(spec: WeightSpec) -> Tensor:
