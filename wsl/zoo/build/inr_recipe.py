@@ -141,7 +141,7 @@ def _split(recipe: INRRecipe, labels: np.ndarray, source: np.ndarray, share: flo
             f"{name}: {len(available)} images, of which zoo.val_images and zoo.test_images hold out {wanted}; "
             "none is left to train on: lower them"
         )
-    by_label = _interleaved(labels[available], generator)
+    by_label = interleaved(labels[available], generator)
     start = 0
     for split_name, count in wanted.items():
         split[available[by_label[start : start + count]]] = split_name
@@ -149,7 +149,7 @@ def _split(recipe: INRRecipe, labels: np.ndarray, source: np.ndarray, share: flo
     return split
 
 
-def _interleaved(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def interleaved(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """A random order in which every stretch has the labels in about the proportions of the whole."""
     shuffled = generator.permutation(len(labels))
     place = np.empty(len(labels))
