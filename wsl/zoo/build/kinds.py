@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from wsl.config import Strict, one_of
 from wsl.zoo.build.inr import INRRecipe, inr_job
 from wsl.zoo.build.job import Job, carry_out
+from wsl.zoo.build.rnn import RNNRecipe, rnn_job
 from wsl.zoo.build.wild import WildParkRecipe, wild_park_job
 from wsl.zoo.build.work_folder import WorkFolder, differences
 from wsl.zoo.layout import ZooError
@@ -25,6 +26,7 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "inr": Kind(INRRecipe, inr_job),
     "wild_park": Kind(WildParkRecipe, wild_park_job),
+    "rnn": Kind(RNNRecipe, rnn_job),
 }
 
 if TYPE_CHECKING:  # the union is made at run time from the table
