@@ -68,12 +68,14 @@ class StandardizingEncoder(Encoder):
 
     standardize: Standardize | None
 
-    def fit_statistics(self, batch: WeightBatch) -> None:
+    def fit_statistics(self, batch: WeightBatch | MixedWeightBatch) -> None:
         """Set mean and deviation of each parameter tensor from training data."""
         if self.standardize is not None:
             self.standardize.fit(batch)
 
-    def standardized(self, batch: WeightBatch) -> Tensor:
-        """The values ``[B, P, C]`` that the encoder reads, of a batch that it was built for."""
+    def standardized(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
+        """What the encoder reads, of a batch that it was built for: values ``[B, P, C]``, or ``[ΣP, C]`` if mixed."""
         self.check_spec(batch)
-        return batch.values if self.standardize is None else self.standardize(batch.values)
+        if self.standardize is None:
+            return batch.values
+        return self.standardize(batch.values) if isinstance(batch, WeightBatch) else self.standardize.flat(batch)
