@@ -16,6 +16,7 @@ def test_json_round_trip() -> None:
     family = SpecFamily((ONE, TWO))
     again = SpecFamily.from_dict(json.loads(json.dumps(family.to_dict())))
     assert again == family and list(again) == [ONE, TWO] and len(again) == 2
+    assert TWO in again and mlp_spec((2, 3, 2)) not in again
 
 
 @pytest.mark.parametrize("specs", [(), (ONE, TWO, ONE)])

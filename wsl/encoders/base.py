@@ -10,7 +10,7 @@ from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.errors import UserError
 from wsl.nn.standardize import Standardize
 from wsl.spec import WeightSpec
-from wsl.spec.family import specs_of
+from wsl.spec.family import SpecFamily, specs_of
 
 
 class UnsupportedSpecError(UserError, ValueError):
@@ -55,7 +55,8 @@ class Encoder(nn.Module):
     def check_spec(self, batch: WeightBatch | MixedWeightBatch) -> None:
         """Raise ValueError if the batch holds networks of another spec than the encoder was built for."""
         held = (batch.spec,) if isinstance(batch, WeightBatch) else batch.specs
-        if other := [spec for spec in held if spec not in specs_of(self.spec)]:
+        known = self.spec if isinstance(self.spec, SpecFamily) else specs_of(self.spec)
+        if other := [spec for spec in held if spec not in known]:
             raise ValueError(f"this encoder was built for {self.spec!r}, the batch holds {other[0]!r}")
 
 

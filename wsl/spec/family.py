@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from wsl.spec import SpecError, WeightSpec
@@ -31,6 +32,13 @@ class SpecFamily:
 
     def __len__(self) -> int:
         return len(self.specs)
+
+    def __contains__(self, spec: object) -> bool:
+        return spec in self._known
+
+    @cached_property
+    def _known(self) -> frozenset[WeightSpec]:
+        return frozenset(self.specs)
 
     def __repr__(self) -> str:
         sizes = [spec.numel for spec in self.specs]
