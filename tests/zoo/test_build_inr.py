@@ -22,7 +22,7 @@ from torch import nn
 from wsl.batch import WeightBatch
 from wsl.config import ConfigError, validated
 from wsl.zoo import Zoo, ZooError
-from wsl.zoo.build import siren_fit, siren_native
+from wsl.zoo.build import native, siren_fit, siren_native
 from wsl.zoo.build.inr import INRRecipe
 from wsl.zoo.build.inr_recipe import plan
 from wsl.zoo.build.kinds import build_zoo
@@ -304,7 +304,7 @@ def test_threads_and_kernels_do_not_matter(built: Path, tmp_path: Path, monkeypa
 
 def test_without_a_compiler_the_torch_kernel_fits(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     siren_native._library.cache_clear()
-    monkeypatch.setattr(siren_native.shutil, "which", lambda name: None)
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
     try:
         assert siren_fit.default_kernel() == "torch"
         assert "no C compiler" in caplog.text
@@ -315,7 +315,7 @@ def test_without_a_compiler_the_torch_kernel_fits(monkeypatch: pytest.MonkeyPatc
 def test_broken_compiler_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any) -> None:
     siren_native._library.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(siren_native.shutil, "which", lambda name: "/bin/false")
+    monkeypatch.setattr(native.shutil, "which", lambda name: "/bin/false")
     try:
         assert not siren_native.available()
         assert "cannot be built" in caplog.text

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from wsl.config import Strict, one_of
+from wsl.zoo.build.classifier import classifier_job
+from wsl.zoo.build.classifier_recipe import CNNRecipe, MLPRecipe
 from wsl.zoo.build.inr import INRRecipe, inr_job
 from wsl.zoo.build.job import Job, carry_out
 from wsl.zoo.build.rnn import RNNRecipe, rnn_job
@@ -25,6 +27,8 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "inr": Kind(INRRecipe, inr_job),
+    "cnn": Kind(CNNRecipe, classifier_job),
+    "mlp": Kind(MLPRecipe, classifier_job),
     "wild_park": Kind(WildParkRecipe, wild_park_job),
     "rnn": Kind(RNNRecipe, rnn_job),
 }
