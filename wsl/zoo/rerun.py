@@ -1,4 +1,4 @@
-"""Run a sample of a zoo's networks again: do they work, as their spec says, and do the INRs show their images?"""
+"""Run a sample of a zoo's networks again: do they work as their spec says, show their images, score as stated?"""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from wsl.batch import WeightBatch
+from wsl.config import ConfigError, validated
 from wsl.execute import execute, layout_of
 from wsl.spec import SYMMETRIES, SpecError, WeightSpec
 from wsl.symmetry import act, draw
+from wsl.zoo.build.kinds import KINDS
+from wsl.zoo.layout import ZooError
 from wsl.zoo.reader import Zoo
 from wsl.zoo.render import render
 
@@ -22,6 +25,8 @@ Outcome = tuple[tuple[str, ...], str]  # failures, reason for skipping
 
 TOLERANCE = 1e-4  # of fit_mse, absolute
 SYMMETRY_TOLERANCE = 1e-6  # relative, in float64
+ACCURACY_TOLERANCE = 0.005  # absolute, in columns that end in "accuracy": a few images may lie on the border
+MEASURE_TOLERANCE = 1e-3  # relative, of other measures
 NETWORKS_AT_ONCE = 16
 
 
@@ -122,4 +127,28 @@ def check_fit(zoo: Zoo, rows: Array, columns: Mapping[str, Array], images: Array
                 if not distance <= TOLERANCE:
                     shown = expected if name == "fit_mse" else -10 * np.log10(expected)
                     failures.append(f"row {row}: {name} is stored as {given:.6g}, rendered again {shown:.6g}")
+    return tuple(failures), ""
+
+
+def check_measures(zoo: Zoo, rows: Array, columns: Mapping[str, Array]) -> Outcome | None:
+    """Columns that the recipe's kind can measure again from the weights, such as accuracies; None: it has none."""
+    config = zoo.recipe.get("config")
+    kind = KINDS.get(config.get("kind", "")) if isinstance(config, dict) else None
+    if kind is None or kind.measure is None:
+        return None
+    if not len(rows):
+        return (), "the sample is empty"
+    failures = []
+    try:
+        recipe = validated(kind.recipe, config)  # type: ignore[arg-type]
+        for part, batch in _batches(zoo, rows, torch.float32):
+            for name, found in kind.measure(recipe, batch, zoo.run_ids[part]).items():
+                for row, stored, value in zip(part.tolist(), columns[name][part].tolist(), found.tolist(), strict=True):
+                    bound = ACCURACY_TOLERANCE if name.endswith("accuracy") else MEASURE_TOLERANCE * max(1, abs(value))
+                    if not abs(stored - value) <= bound:
+                        failures.append(f"row {row}: {name} is stored as {stored:.6g}, measured again {value:.6g}")
+    except (ConfigError, ZooError) as error:
+        return (), f"cannot be measured here: {error}"
+    except KeyError as error:
+        return (f"column {error} is missing",), ""
     return tuple(failures), ""

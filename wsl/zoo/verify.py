@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from wsl.zoo.layout import CHUNK_BYTES, ZooError, straddling_runs
 from wsl.zoo.reader import Zoo
-from wsl.zoo.rerun import check_execution, check_fit, sampled_rows
+from wsl.zoo.rerun import check_execution, check_fit, check_measures, sampled_rows
 
 Array = npt.NDArray[Any]
 #: column → lowest and highest value allowed (None: no limit); columns that end in "accuracy" lie in [0, 1]
@@ -82,6 +82,8 @@ def _checks(zoo: Zoo, sample: int, progress: Callable[[float], None]) -> Iterato
     yield from (_column(name, values, zoo, images) for name, values in columns.items())
     rows = sampled_rows(np.flatnonzero(walk.readable & walk.finite), sample)
     outcomes = {"runs": check_execution(zoo, rows), "renders": check_fit(zoo, rows, columns, images)}
+    if (scores := check_measures(zoo, rows, columns)) is not None:
+        outcomes["scores"] = scores
     for what, (failures, skipped) in outcomes.items():
         yield Check(f"{what} again ({len(rows)} rows)", _shortened(failures), skipped)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import wsl
+from wsl.batch import WeightBatch
+from wsl.execute import execute
 from wsl.spec import WeightSpec, mlp_spec
 from wsl.trace import trace
 from wsl.verify import verify
@@ -39,6 +43,7 @@ from wsl.zoo.images import Images, load_images
 from wsl.zoo.layout import ZooError
 
 Recipe = CNNRecipe | MLPRecipe
+IMAGES_AT_ONCE = 512  # when networks are run again
 MODULES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
 CONVENTION = (
     "pixels uint8 / 127.5 - 1, colours averaged if images.greyscale; convolutions without padding, each followed by "
@@ -165,6 +170,7 @@ def _split_runs(recipe: Recipe) -> dict[str, np.ndarray]:
     return {name: runs for name, runs in found.items() if len(runs)}
 
 
+@functools.cache
 def spec_of(architecture: Architecture, kind: str, activation: str) -> WeightSpec:
     """The verified spec of the networks with one activation."""
     if kind == "mlp":
@@ -176,3 +182,23 @@ def spec_of(architecture: Architecture, kind: str, activation: str) -> WeightSpe
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes)]
     example = torch.zeros(2, architecture.channels[0], architecture.height, architecture.width)
     return trace(nn.Sequential(*layers), example)
+
+
+@torch.no_grad()
+def measured_again(recipe: Recipe, batch: WeightBatch, run_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Test accuracy and test loss of networks, from their spec and weights and the recipe's images.
+
+    Raises:
+        ZooError: if the images cannot be read.
+    """
+    _, test, _ = labelled_images(recipe)
+    inputs = torch.from_numpy(test.pixels).to(batch.values)
+    inputs = inputs.flatten(1) if recipe.kind == "mlp" else inputs.movedim(-1, 1)
+    labels = torch.from_numpy(test.labels).long()
+    right, loss = torch.zeros(2, len(batch), dtype=torch.float64)
+    for part, label in zip(inputs.split(IMAGES_AT_ONCE), labels.split(IMAGES_AT_ONCE), strict=True):
+        logits = execute(batch, part).double()
+        right += (logits.argmax(2) == label).sum(1)
+        each = F.cross_entropy(logits.flatten(0, 1), label.repeat(len(batch)), reduction="none")
+        loss += each.reshape(len(batch), -1).sum(1)
+    return {"test_accuracy": (right / len(labels)).numpy(), "test_loss": (loss / len(labels)).numpy()}

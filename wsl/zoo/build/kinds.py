@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import numpy as np
+
+from wsl.batch import WeightBatch
 from wsl.config import Strict, one_of
-from wsl.zoo.build.classifier import classifier_job
+from wsl.zoo.build.classifier import classifier_job, measured_again
 from wsl.zoo.build.classifier_recipe import CNNRecipe, MLPRecipe
 from wsl.zoo.build.inr import INRRecipe, inr_job
 from wsl.zoo.build.job import Job, carry_out
@@ -19,16 +22,21 @@ from wsl.zoo.reader import Zoo
 
 
 class Kind(NamedTuple):
-    """A recipe's schema, whose field ``kind`` is the name in the table, and what makes a job of one."""
+    """A recipe's schema, whose field ``kind`` is the name in the table, and what makes a job of one.
+
+    ``measure``: recipe, networks of one spec and their run ids ``[B]`` → columns measured again from the weights, name
+    → ``[B]``; raises :class:`ZooError` where that cannot be done here. None: nothing but what every zoo is checked for.
+    """
 
     recipe: type[Strict]
     job: Callable[[Any], Job]
+    measure: Callable[[Any, WeightBatch, np.ndarray], dict[str, np.ndarray]] | None = None
 
 
 KINDS: dict[str, Kind] = {
     "inr": Kind(INRRecipe, inr_job),
-    "cnn": Kind(CNNRecipe, classifier_job),
-    "mlp": Kind(MLPRecipe, classifier_job),
+    "cnn": Kind(CNNRecipe, classifier_job, measured_again),
+    "mlp": Kind(MLPRecipe, classifier_job, measured_again),
     "wild_park": Kind(WildParkRecipe, wild_park_job),
     "rnn": Kind(RNNRecipe, rnn_job),
 }
