@@ -148,6 +148,7 @@ def test_labels_vary_and_the_checks_pass(built: Path) -> None:
     assert (columns["train_success_rate"] >= 0).all() and columns["test_loss"][last].mean() < np.log(VOCABULARY)
     checks = verify_zoo(built)
     assert [check.failures for check in checks if check.failures] == []
+    assert next(check for check in checks if check.name.startswith("scores")).status == "ok"
 
 
 def test_only_whole_answers_count() -> None:

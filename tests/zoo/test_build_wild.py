@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -188,6 +189,15 @@ def test_stored_accuracy_is_that_of_the_stored_weights(built: Path) -> None:
             assert abs(found - loss[row]) < 1e-4 * max(1, loss[row])
     checks = verify_zoo(built)
     assert [check.failures for check in checks if check.failures] == []
+
+
+def test_a_wrong_label_is_found(built: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.h5"
+    wrong.write_bytes(built.read_bytes())
+    with h5py.File(wrong, "r+") as file:
+        file["columns/test_accuracy"][0] = 0.97
+    scores = next(check for check in verify_zoo(wrong) if check.name.startswith("scores"))
+    assert any("row 0: test_accuracy is stored as 0.97" in failure for failure in scores.failures)
 
 
 # -- images -----------------------------------------------------------------------------------------------------------

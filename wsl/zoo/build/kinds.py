@@ -10,7 +10,8 @@ import numpy as np
 
 from wsl.batch import WeightBatch
 from wsl.config import Strict, one_of
-from wsl.zoo.build.classifier import classifier_job, measured_again
+from wsl.zoo.build import classifier, rnn, wild
+from wsl.zoo.build.classifier import classifier_job
 from wsl.zoo.build.classifier_recipe import CNNRecipe, MLPRecipe
 from wsl.zoo.build.inr import INRRecipe, inr_job
 from wsl.zoo.build.job import Job, carry_out
@@ -35,10 +36,10 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "inr": Kind(INRRecipe, inr_job),
-    "cnn": Kind(CNNRecipe, classifier_job, measured_again),
-    "mlp": Kind(MLPRecipe, classifier_job, measured_again),
-    "wild_park": Kind(WildParkRecipe, wild_park_job),
-    "rnn": Kind(RNNRecipe, rnn_job),
+    "cnn": Kind(CNNRecipe, classifier_job, classifier.measured_again),
+    "mlp": Kind(MLPRecipe, classifier_job, classifier.measured_again),
+    "wild_park": Kind(WildParkRecipe, wild_park_job, wild.measured_again),
+    "rnn": Kind(RNNRecipe, rnn_job, rnn.measured_again),
 }
 
 if TYPE_CHECKING:  # the union is made at run time from the table
