@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 
@@ -56,6 +57,25 @@ def cnn(widths: Sequence[int], kernels: Sequence[int], kinds: Mapping[str, str] 
             fixed |= {f"y{i}": "fixed", f"x{i}": "fixed"}
         tensors |= {f"layers.{i}.weight": axes, f"layers.{i}.bias": (str(i),)}
     return labelled(tensors, sizes, fixed)
+
+
+def with_symmetries(spec: WeightSpec, held: Mapping[str, tuple[str, ...]]) -> WeightSpec:
+    """A spec written as labels alone, with scaling exponents and symmetries of hidden labels."""
+    tensors = []
+    for tensor in spec.tensors:
+        moved = [a for a in tensor.axes if spec.label[a].kind != "fixed"]
+        power = {a: 1 if n == 0 else -1 for n, a in enumerate(moved)}
+        tensors.append(dataclasses.replace(tensor, scaling=tuple(power.get(a, 0) for a in tensor.axes)))
+    labels = [dataclasses.replace(la, symmetries=(*la.symmetries, *held.get(la.name, ()))) for la in spec.labels]
+    return spec.replace(tensors=tuple(tensors), labels=tuple(labels))
+
+
+def small_cnn(symmetry: str) -> WeightSpec:
+    """Three 3 × 3 convolutions of 16 channels, pooled, and ten classes: the Small CNN Zoo."""
+    widths = [1, 16, 16, 16, 10]
+    kinds = io_of(widths)
+    spec = cnn(widths, [3, 3, 3, 1], kinds)
+    return with_symmetries(spec, {str(n): (symmetry,) for n in (1, 2, 3)})
 
 
 def elman(i: int, h: int, o: int, kinds: Mapping[str, str] | None = None) -> WeightSpec:

@@ -161,17 +161,7 @@ def test_notices_scales_of_rows_without_their_columns(option: str) -> None:
 
 
 def test_the_published_model_of_the_small_cnn_zoo_has_its_size() -> None:
-    widths = [1, 16, 16, 16, 10]
-    spec = label_specs.cnn(widths, [3, 3, 3, 1], label_specs.io_of(widths))
-    tensors = [
-        dataclasses.replace(t, scaling=(1, -1, 0, 0)[: len(t.axes)] if len(t.axes) > 1 else (1,)) for t in spec.tensors
-    ]
-    labels = [
-        dataclasses.replace(la, symmetries=("permutation", "scaling")) if la.kind == "hidden" else la
-        for la in spec.labels
-    ]
-    spec = spec.replace(tensors=tuple(tensors), labels=tuple(labels))
-    assert sum(p.numel() for p in Monomial(spec, 1).parameters()) == 254_619
+    assert sum(p.numel() for p in Monomial(label_specs.small_cnn("scaling"), 1).parameters()) == 254_619
 
 
 def test_zero_networks_and_zero_neurons_give_finite_outputs_and_gradients() -> None:

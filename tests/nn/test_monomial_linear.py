@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import label_specs
 import pytest
 import torch
+from label_specs import small_cnn, with_symmetries
 from torch import Tensor
 
 from wsl.batch import WeightBatch
@@ -19,26 +19,6 @@ from wsl.nn.unf.layout import Layout
 from wsl.nn.unf.linear import UNFLinear
 from wsl.spec import NeuronGroup, WeightSpec, mlp_spec
 from wsl.symmetry import act, draw, inverse
-
-
-def with_symmetries(spec: WeightSpec, held: Mapping[str, tuple[str, ...]]) -> WeightSpec:
-    """A spec written as labels alone, with scaling exponents and symmetries of hidden labels."""
-    tensors = []
-    for tensor in spec.tensors:
-        moved = [a for a in tensor.axes if spec.label[a].kind != "fixed"]
-        power = {a: 1 if n == 0 else -1 for n, a in enumerate(moved)}
-        tensors.append(dataclasses.replace(tensor, scaling=tuple(power.get(a, 0) for a in tensor.axes)))
-    labels = [dataclasses.replace(la, symmetries=(*la.symmetries, *held.get(la.name, ()))) for la in spec.labels]
-    return spec.replace(tensors=tuple(tensors), labels=tuple(labels))
-
-
-def small_cnn(symmetry: str) -> WeightSpec:
-    """Three 3 × 3 convolutions of 16 channels, pooled, and ten classes: the Small CNN Zoo."""
-    widths = [1, 16, 16, 16, 10]
-    kinds = label_specs.io_of(widths)
-    spec = label_specs.cnn(widths, [3, 3, 3, 1], kinds)
-    return with_symmetries(spec, {str(n): (symmetry,) for n in (1, 2, 3)})
-
 
 SINE = {"omega": 30.0}
 SIREN_1, SIREN_3 = mlp_spec([2, 32, 32, 1], "sine", SINE), mlp_spec([2, 32, 32, 3], "sine", SINE)
