@@ -17,7 +17,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.progress import track
@@ -25,8 +24,10 @@ from rich.table import Table
 
 import train
 from wsl import build
+from wsl.config import arguments
 from wsl.results import Result, mean_std
 from wsl.run_folder import ensure, owned, write_text
+from wsl.trainer import lightning_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 POWERS = (0, 1, 2, 3, 4)
@@ -87,12 +88,13 @@ def _trained(config: build.RunConfig, folder: Path) -> Result:
 def _tested(config: build.RunConfig, folder: Path, name: str) -> list[float]:
     """Tau of the test networks and their twins, for every power."""
     task = build.task(config, build.exported_encoder(folder))
+    options = arguments(config.trainer) | {"progress": "none"}
+    trainer = lightning_trainer(folder=folder, callbacks=[], loggers=[], **options)
     out = []
     for power in track(POWERS, f"testing {name}, seed {config.seed}", transient=True, console=Console(stderr=True)):
         twins = {"twins": ("test",), "twin_symmetries": ("permutation", "scaling"), "scale": (1.0, 10.0**power)}
         augment = config.data.augment.model_copy(update=twins)
         data = build.data(config.model_copy(update={"data": config.data.model_copy(update={"augment": augment})}))
-        trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
         (metrics,) = trainer.test(task, data, verbose=False)
         out.append(metrics["test/tau"])
     return out

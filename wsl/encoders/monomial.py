@@ -102,7 +102,7 @@ class Monomial(Encoder):
         if not equivariant:
             self.invariants = InvariantMap(self.layout, specs, channels[-1], normal)
             width = outputs(self.layout, channels[-1], pooling)
-            width += len(self.telescope.labels) * RICH * paths if self.telescope else 0
+            width += len(self.telescope.labels) * RICH * self.telescope.features if self.telescope else 0
             self.head = mlp((width, *head, out_features), dropout)
 
     def fit_statistics(self, batch: WeightBatch | MixedWeightBatch) -> None:

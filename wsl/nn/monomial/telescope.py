@@ -22,17 +22,21 @@ class Telescope(nn.Module):
 
         G_{L-1}[k] = V_L[k], \quad G_{i-1}[k] = n_i^{-1/2} Σ_j V_i[j,k] ⊙ G_i[j]
 
-    are multiplied by d_i(j) and by 1/d_i(j): all factors in between cancel. So P_i[j] = F_i[j] ⊙ G_i[j] is invariant.
-    For L = 2 and one channel of norms this is row norm times column norm. Products grow with the scale of the network
-    to the power of its depth; asinh keeps their order and sign, and is what is returned.
+    are multiplied by d_i(j) and by 1/d_i(j): all factors in between cancel. So P_i[j] = F_i[j] ⊙ G_i[j] is invariant,
+    and so is Q_i[j], the same with V_i², u_i² for V_i, u_i: squared norms of all rows before the neuron times those of
+    all columns behind it, in which nothing cancels. Both grow with the scale of the network to the power of its depth;
+    asinh P and asinh Q, which keep order and sign, are returned.
 
     Source: the cancelling products are those of Tran et al., "Equivariant Polynomial Functional Networks", section 4.
 
     Args:
         layout: of a chain with at least one hidden group.
-        channels: features of an entry; ``paths``: C', features of a neuron that are returned.
+        channels: features of an entry; ``paths``: C'.
 
-    Shapes: per bundle ``[B, *sizes, slots·C]`` → per hidden label ``[B, n, C']``.
+    Attributes:
+        features: 2C', what a neuron gets.
+
+    Shapes: per bundle ``[B, *sizes, slots·C]`` → per hidden label ``[B, n, 2C']``.
 
     Raises:
         NotAChainError: if the spec is no chain.
@@ -41,7 +45,7 @@ class Telescope(nn.Module):
 
     def __init__(self, layout: Layout, channels: int, paths: int) -> None:
         super().__init__()
-        self.layout, self.channels = layout, channels
+        self.layout, self.channels, self.features = layout, channels, 2 * paths
         self.layers = chain(layout.spec)
         if len(self.layers) < 2:
             raise ValueError("a chain of one layer has no hidden neurons for paths to meet at")
@@ -64,15 +68,13 @@ class Telescope(nn.Module):
 
     def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
         steps = [self._entries(features, layer, w) for layer, w in zip(self.layers, self.weight, strict=True)]
-        biases = [self._entry(features, la.bias.name, u) if la.bias and len(u) else None
-                  for la, u in zip(self.layers, self.bias, strict=True)]  # fmt: skip
-        forward = [_plus(steps[0], biases[0])]
-        for step, bias in zip(steps[1:-1], biases[1:-1], strict=True):
-            forward.append(_plus(torch.einsum("bokc,bkc->boc", step, forward[-1]) / math.sqrt(step.shape[2]), bias))
-        backward = [steps[-1]]
-        for step in steps[-2:0:-1]:
-            backward.append(torch.einsum("bokc,boc->bkc", step, backward[-1]) / math.sqrt(step.shape[1]))
-        return {label: torch.asinh(f * g) for label, f, g in zip(self.labels, forward, reversed(backward), strict=True)}
+        biases: list[Tensor | None] = [
+            self._entry(features, layer.bias.name, u) if layer.bias and len(u) else None
+            for layer, u in zip(self.layers, self.bias, strict=True)
+        ]
+        squares = [None if u is None else u.square() for u in biases]
+        both = zip(_met(steps, biases), _met([v.square() for v in steps], squares), strict=True)
+        return {label: torch.asinh(torch.cat(pq, dim=-1)) for label, pq in zip(self.labels, both, strict=True)}
 
     def _entries(self, features: list[Tensor], layer: ChainLayer, weight: Tensor) -> Tensor:
         """V_i, ``[B, out, in, C']`` (without the axis of inputs or outputs), whatever order the bundle has."""
@@ -86,6 +88,17 @@ class Telescope(nn.Module):
 
     def _of(self, x: Tensor, member: Member) -> Tensor:
         return x[..., member.slots.start * self.channels : member.slots.stop * self.channels]
+
+
+def _met(steps: list[Tensor], biases: list[Tensor | None]) -> list[Tensor]:
+    """F ⊙ G of every hidden label, first to last, ``[B, n, C']``."""
+    forward = [_plus(steps[0], biases[0])]
+    for step, bias in zip(steps[1:-1], biases[1:-1], strict=True):
+        forward.append(_plus(torch.einsum("bokc,bkc->boc", step, forward[-1]) / math.sqrt(step.shape[2]), bias))
+    backward = [steps[-1]]
+    for step in steps[-2:0:-1]:
+        backward.append(torch.einsum("bokc,boc->bkc", step, backward[-1]) / math.sqrt(step.shape[1]))
+    return [f * g for f, g in zip(forward, reversed(backward), strict=True)]
 
 
 def _plus(x: Tensor, bias: Tensor | None) -> Tensor:
@@ -106,7 +119,9 @@ class PathGates(nn.Module):
         known = set(self.telescope.labels)
         self.labels = [[label for label in bundle.labels if label in known] for bundle in layout.bundles]
         self.maps = nn.ModuleList(
-            nn.ModuleList(nn.Linear(paths, bundle.slots * channels, bias=n == 0) for n in range(len(labels)))
+            nn.ModuleList(
+                nn.Linear(self.telescope.features, bundle.slots * channels, bias=n == 0) for n in range(len(labels))
+            )
             for bundle, labels in zip(layout.bundles, self.labels, strict=True)
         )
         self.layout = layout
