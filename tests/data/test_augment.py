@@ -19,6 +19,7 @@ from wsl.data.coordinates import NoCoordinatesError, move_coordinates, plane_map
 from wsl.data.counter import RowRandom
 from wsl.data.mixup import Mixup
 from wsl.data.rows import Batch, RowDataset
+from wsl.data.sampler import BatchSampler
 from wsl.data.zoo_data import AugmentConfig, ZooData
 from wsl.execute import execute
 from wsl.spec import WeightSpec, mlp_spec
@@ -80,6 +81,27 @@ def test_one_architecture_is_augmented_as_it_is_among_others(options: dict[str, 
     alone, among = augment.train(batch, 0, 0), augment.train(together, 0, 0)
     for place in range(len(batch)):
         assert torch.equal(network(alone, place), network(among, place + 3))
+
+
+@pytest.mark.parametrize("zoo", ["cnn_zoo", "varied_zoo"])
+def test_ranks_and_batch_sizes_change_nothing(zoo: str, request: pytest.FixtureRequest) -> None:
+    """An epoch of one process in batches of 16, and of three in batches of 5: row for row the same networks."""
+    options = AugmentConfig(noise=0.1, dropout=0.1, mixup=0.5, symmetries=EVERY)
+    data = ZooData(path=str(request.getfixturevalue(zoo)), target="test_accuracy", augment=options, seed=4)
+    dataset = data.dataset("train")
+
+    def epoch(batch_size: int, ranks: int) -> dict[int, bytes]:
+        seen = {}
+        for rank in range(ranks):
+            for positions in BatchSampler(range(len(dataset)), batch_size, 4, rank, ranks):
+                batch = data.augmented(dataset[positions], "train", 3)
+                assert batch.row_ids is not None and batch.target is not None
+                for place, row in enumerate(batch.row_ids.tolist()):
+                    seen[row] = network(batch, place).numpy().tobytes() + batch.target[place].numpy().tobytes()
+        return seen
+
+    one, three = epoch(16, 1), epoch(5, 3)
+    assert len(one) == 80 and len(three) == 75 and all(one[row] == three[row] for row in three)
 
 
 def test_nothing_is_the_default() -> None:
