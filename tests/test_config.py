@@ -11,7 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from wsl import build
+from wsl import build, run_config
 from wsl import trainer as trainers
 from wsl.command_line import refuse_unknown_keys
 from wsl.config import ConfigError, schema_of, validated
@@ -118,7 +118,8 @@ TABLES = {
     "scheduler": (build.SCHEDULERS, ()),
     "trainer": ({"": trainers.lightning_trainer}, ("folder", "callbacks", "loggers")),
     "logger": ({"": trainers.loggers}, ("folder", "name")),
-    "callbacks": ({"": trainers.callbacks}, ("folder", "monitor", "mode", "source", "seed")),
+    "callbacks": ({"": trainers.callbacks}, ("folder", "monitor", "mode", "source", "seed", "sparsify")),
+    "sparsity": (run_config.SPARSITY, ("folder",)),
 }
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     (
         "wsl.errors", "wsl.ranges", "wsl.activations", "wsl.spec", "wsl.batch", "wsl.symmetry", "wsl.mixed_symmetry",
-        "wsl.sparsity",
+        "wsl.sparsity", "wsl.native",
     ),
     ("wsl.config", "wsl.run_folder"),
     ("wsl.execute", "wsl.verify", "wsl.canonical", "wsl.state_dict", "wsl.trace"),

@@ -25,7 +25,17 @@ from wsl.export import read_encoder_card
 from wsl.graphs import node_graph
 from wsl.graphs.node_graph import NodeGraphSpec
 from wsl.metrics_file import MetricsFile
-from wsl.run_config import DATA, ENCODERS, OPTIMIZERS, SCHEDULERS, TASKS, RunConfig, config, encoder_schema
+from wsl.run_config import (
+    DATA,
+    ENCODERS,
+    OPTIMIZERS,
+    SCHEDULERS,
+    SPARSITY,
+    TASKS,
+    RunConfig,
+    config,
+    encoder_schema,
+)
 from wsl.spec import WeightSpec, family
 from wsl.spec.family import SpecFamily
 from wsl.tasks.base import Task
@@ -58,6 +68,8 @@ def encoder(config: RunConfig, data: Data) -> Encoder:
     """
     if config.compile and config.callbacks.gradient_flow is not None:
         raise ConfigError("compile=true hides the layers that callbacks=gradient_flow watches; choose one of the two")
+    if config.compile and config.sparsity.name != "none":
+        raise ConfigError("compile=true fixes what sparsity changes in every epoch; set compile=false or sparsity=none")
     for group, chosen in (("encoder", ENCODERS[config.encoder.name]), ("task", TASKS[config.task.name])):
         if not isinstance(data.spec, chosen.reads):
             raise ConfigError(
@@ -103,6 +115,7 @@ def trainer(config: RunConfig, task: Task, data: Data, folder: Path) -> pl.Train
         mode=task.mode,
         source=source,
         seed=config.seed,
+        sparsify=SPARSITY[config.sparsity.name](folder, **arguments(config.sparsity)),
         **arguments(config.callbacks),
     )
     if run_folder.first_rank():

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -124,6 +125,30 @@ def attention_stars(stars: Sequence[Star], title: str, path: Path) -> Path:
         axes.set_title(star.title, fontsize=7, color=WRONG if star.wrong else INK)
     for axes in figure.axes:
         axes.axis("off")
+    return _save(figure, path)
+
+
+def accuracy_against_sparsity(
+    validated: Mapping[str, Sequence[tuple[float, float]]], tested: Mapping[str, tuple[float, float]], path: Path
+) -> Path:
+    """Points (edge sparsity, accuracy) of every validated epoch, by the edges that evaluation used, and the test's.
+
+    Args:
+        validated: {view: [(sparsity, accuracy), …]} in the order of the epochs, which pales from late to early.
+        tested: {view: (sparsity, accuracy)}.
+    """
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    colours = dict(zip(validated, (ACCENT, "#c98b1b", "#8a8f98"), strict=False))
+    for view, points in validated.items():
+        x, y = np.array(points, dtype=float).reshape(-1, 2).T
+        shades = [(*to_rgb(colours[view]), alpha) for alpha in np.linspace(0.15, 0.9, len(x))]
+        axes.scatter(x, y, s=12, c=shades, linewidths=0)
+        axes.scatter(*tested[view], s=70, color=colours[view], marker="D", edgecolors=INK, label=view, zorder=3)
+    axes.set(xlabel="edge sparsity (self loops not counted)", ylabel="accuracy")
+    axes.set_title("validation by epoch (dots, late is dark), test (diamonds)", fontsize=9, loc="left")
+    axes.legend(title="evaluated on", frameon=False, fontsize=8, title_fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
 
 

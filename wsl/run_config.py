@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wsl import run_folder
 from wsl import trainer as trainers
+from wsl.callbacks.sparsify import UnifewsSparsification, no_sparsification
 from wsl.config import ConfigError, Strict, arguments, one_of, schema_of, validated
 from wsl.data.base import Data
 from wsl.data.graph_data import GraphData
@@ -36,7 +37,8 @@ from wsl.encoders.nfn import NFNHNP, NFNNP
 from wsl.encoders.nft import NFT
 from wsl.encoders.ng_gnn import NGGNN
 from wsl.encoders.node.attention import GAT, GATv2Node
-from wsl.encoders.node.convolutions import GCN, SAGE
+from wsl.encoders.node.convolutions import GCN, GCNII, GIN, SAGE
+from wsl.encoders.node.decoupled import APPNP, SGC, Heat
 from wsl.encoders.probe import ProbeMLP
 from wsl.encoders.statnn import StatNN
 from wsl.encoders.unf import UNF
@@ -67,6 +69,11 @@ ENCODERS: dict[str, type[Encoder]] = {
     "gat": GAT,
     "gatv2_node": GATv2Node,
     "sage": SAGE,
+    "gin": GIN,
+    "gcnii": GCNII,
+    "sgc": SGC,
+    "appnp": APPNP,
+    "heat": Heat,
 }
 DATA: dict[str, type[Data]] = {"zoo": ZooData, "graph": GraphData}
 TASKS: dict[str, type[Task]] = {
@@ -81,6 +88,7 @@ SCHEDULERS: dict[str, Callable[..., Any]] = {
     "cosine": cosine,
     "plateau": plateau,
 }
+SPARSITY: dict[str, Callable[..., Any]] = {"none": no_sparsification, "unifews": UnifewsSparsification}
 
 #: keys in which a resumed run may differ from what it was started with
 FREE_ON_RESUME = ("resume", "run_root", "trainer.max_epochs", "trainer.max_steps", "trainer.progress")
@@ -110,6 +118,7 @@ if TYPE_CHECKING:  # the schemas are made at run time, so a type checker cannot 
     TrainerConfig: TypeAlias = Any
     LoggerConfig: TypeAlias = Any
     CallbacksConfig: TypeAlias = Any
+    SparsityConfig: TypeAlias = Any
 else:
     DataConfig = _group(DATA, "seed")
     EncoderConfig = one_of([encoder_schema(name) for name in ENCODERS])
@@ -118,7 +127,8 @@ else:
     SchedulerConfig = _group(SCHEDULERS)
     TrainerConfig = schema_of("", trainers.lightning_trainer, ("folder", "callbacks", "loggers"))
     LoggerConfig = schema_of("", trainers.loggers, ("folder", "name"))
-    CallbacksConfig = schema_of("", trainers.callbacks, ("folder", "monitor", "mode", "source", "seed"))
+    CallbacksConfig = schema_of("", trainers.callbacks, ("folder", "monitor", "mode", "source", "seed", "sparsify"))
+    SparsityConfig = _group(SPARSITY, "folder")
 
 
 class RunConfig(Strict):
@@ -132,6 +142,7 @@ class RunConfig(Strict):
     trainer: TrainerConfig
     logger: LoggerConfig
     callbacks: CallbacksConfig
+    sparsity: SparsityConfig
     seed: Annotated[int, Interval(ge=0, lt=2**32)]
     compile: bool
     run_root: str

@@ -112,6 +112,7 @@ def callbacks(
     mode: str,
     source: dict[str, Any],
     seed: int,
+    sparsify: pl.Callback | None = None,
     gradient_flow: GradientFlowConfig | None = None,
 ) -> list[pl.Callback]:
     """Checkpoints (the best by validation, the last), non-finite guard, provenance, and what the config asks for."""
@@ -128,6 +129,7 @@ def callbacks(
         dirpath=folder / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     always = [best, last, Stopwatch(), StopOnNonFinite(), Provenance(folder, source, seed)]
+    always = always if sparsify is None else [sparsify, *always]
     if gradient_flow is None:
         return always
     return [GradientFlow(folder, **arguments(gradient_flow)), *always]  # first: it is to see what stops a run

@@ -19,10 +19,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
+from wsl import native
 from wsl.batch import WeightBatch
 from wsl.config import ConfigError, validated
 from wsl.zoo import Zoo, ZooError
-from wsl.zoo.build import native, siren_fit, siren_native
+from wsl.zoo.build import siren_fit, siren_native
 from wsl.zoo.build.inr import INRRecipe
 from wsl.zoo.build.inr_recipe import plan
 from wsl.zoo.build.kinds import build_zoo

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsl.encoders.attention_options import initialise_balanced, per_head
-from wsl.encoders.node.base import ACTIVATIONS, Activation, NodeEncoder, widths
+from wsl.encoders.node.base import Activation, NodeEncoder, widths
+from wsl.encoders.node.sparsifiable import Sparsifiable
 from wsl.graphs.geometric import geometric
-from wsl.graphs.node_graph import NodeBatch, NodeGraphSpec
+from wsl.graphs.node_graph import NodeBatch, NodeGraph, NodeGraphSpec
 from wsl.nn.gatv2_conv import GATv2Conv
+from wsl.nn.sparse.attention import AttentionSieve
+from wsl.nn.sparse.edge_set import EdgeSet, edge_set
 from wsl.ranges import PositiveInt, Rate
+from wsl.sparsity.macs import LayerCost
 
 
 class GAT(NodeEncoder):
@@ -53,7 +57,7 @@ class GAT(NodeEncoder):
         super().__init__(spec, out_features, stack, activation, dropout)
 
 
-class GATv2Node(NodeEncoder):
+class GATv2Node(Sparsifiable):
     """GATv2: :class:`wsl.nn.gatv2_conv.GATv2Conv` layers, heads side by side and averaged in the last one.
 
     Source: Brody, Alon, Yahav, "How Attentive are Graph Attention Networks?", ICLR 2022.
@@ -70,6 +74,8 @@ class GATv2Node(NodeEncoder):
         direct: what a node adds of itself outside the softmax (GAT+): "theta_n", "theta_r"; no self loops are then
             used.
         init: "glorot", or "balanced" (:func:`wsl.nn.gatv2.balance.balance_`), which deep stacks need.
+        norm: "batch": batch normalisation between layers (momentum 0.9).
+        input_dropout: whether dropout falls on the first layer's input too.
 
     Raises:
         AttentionOptionError: if ``heads`` does not divide ``hidden``, or there is no balanced initialisation.
@@ -90,6 +96,8 @@ class GATv2Node(NodeEncoder):
         score: Literal["leaky_relu", "softplus"] = "leaky_relu",
         direct: Literal["none", "theta_n", "theta_r"] = "none",
         init: Literal["glorot", "balanced"] = "glorot",
+        norm: Literal["none", "batch"] = "none",
+        input_dropout: bool = True,
     ) -> None:
         stack = [
             GATv2Conv(
@@ -106,7 +114,32 @@ class GATv2Node(NodeEncoder):
         ]
         if init == "balanced":
             initialise_balanced(stack)
-        super().__init__(spec, out_features, stack, activation, dropout)
+        inner = [hidden] * (layers - 1)
+        super().__init__(spec, out_features, stack, activation, dropout, norm, input_dropout, False, inner)
+        self.pruners = nn.ModuleList(AttentionSieve() for _ in stack)
+
+    def forward(self, batch: NodeBatch) -> Tensor:  # type: ignore[override]
+        if not all(pruner.open for pruner in self.pruners):
+            return super().forward(batch)
+        if batch.spec != self.spec:
+            raise ValueError(f"this encoder was built for {self.spec}, the batch holds {batch.spec}")
+        x: Any = self.first_input(batch.graph)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, batch.graph.edge_index)
+            x = self.between(number, x) if number < len(self.layers) - 1 else x
+        return x
+
+    def edges(self, graph: NodeGraph) -> EdgeSet:
+        return edge_set(graph.edge_index, graph.num_nodes, "replace", "none")
+
+    def step(self, number: int, x: Any, edges: EdgeSet) -> tuple[Tensor, EdgeSet]:
+        out: tuple[Tensor, EdgeSet] = self.pruners[number](self.layers[number], x, edges)
+        return out
+
+    def costs(self, graph: NodeGraph) -> list[LayerCost]:
+        edges = self.edges(graph)
+        pairs = zip(self.pruners, self.layers, strict=True)
+        return [pruner.cost(layer, edges) for pruner, layer in pairs]  # type: ignore[operator]
 
     @property
     def conserved_pairs(self) -> tuple[tuple[str, str], ...]:
@@ -121,10 +154,10 @@ class GATv2Node(NodeEncoder):
         training = self.training
         self.eval()
         x, found = batch.graph.x, []
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             x, used = layer(x, batch.graph.edge_index, return_attention_weights=True)
             found.append(used)
-            x = ACTIVATIONS[self.activation](x)
+            x = self.between(number, x) if number < len(self.layers) - 1 else x
         self.train(training)
         return found
 

@@ -58,6 +58,10 @@ class NodeEncoder(Encoder):
                 x = ACTIVATIONS[self.activation](x)
         return x
 
+    def rows(self, batch: NodeBatch) -> Tensor:
+        """Outputs ``[R, out_features]`` of the batch's own nodes."""
+        return self(batch)[batch.row_ids]
+
 
 def widths(spec: NodeGraphSpec, out_features: int, hidden: int, layers: int) -> list[tuple[int, int]]:
     """(in, out) of each of ``layers`` layers, ``hidden`` features between them."""

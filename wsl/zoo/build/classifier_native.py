@@ -1,4 +1,4 @@
-"""The compiled training kernel of small classifiers: ``classifier.c``, see :mod:`wsl.zoo.build.native`."""
+"""The compiled training kernel of small classifiers: ``classifier.c``, see :mod:`wsl.native`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsl.zoo.build import native
+from wsl import native
 
 if TYPE_CHECKING:
     from wsl.zoo.build.classifier_fit import Architecture, LabelledImages, Training

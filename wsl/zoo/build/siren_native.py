@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from wsl.zoo.build import native
+from wsl import native
 
 POINTER = ctypes.c_void_p
 SIGNATURE: list[Any] = [ctypes.c_int64, ctypes.c_int, *[POINTER] * 4, ctypes.c_int64, ctypes.c_double, ctypes.c_double]
@@ -65,7 +65,7 @@ def fit_rows(
 
 @functools.cache
 def _library(dtype: np.dtype) -> ctypes.CDLL | None:
-    library = native.library(("siren.c", "vector.h"), dtype, "INRs are fitted")
+    library = native.library(__file__, ("siren.c", "vector.h"), dtype, "INRs are fitted")
     if library is not None:
         library.siren_fit.argtypes, library.siren_fit.restype = SIGNATURE, ctypes.c_int
     return library

@@ -16,7 +16,6 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
-FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=gnu11", "-shared", "-fPIC")
 TYPES = {
     np.dtype(np.float32): ("-DREAL=float", "-DINTEGER=int32_t", "-DIS_DOUBLE=0", "-DROOT=sqrtf"),
@@ -24,11 +23,12 @@ TYPES = {
 }
 
 
-def library(sources: tuple[str, ...], dtype: np.dtype, what: str) -> ctypes.CDLL | None:
+def library(module: str, sources: tuple[str, ...], dtype: np.dtype, what: str) -> ctypes.CDLL | None:
     """A kernel for numbers of one type; None, with a warning in the log, if it cannot be built or loaded.
 
     Args:
-        sources: a C file of this folder, and the headers that it includes.
+        module: ``__file__`` of the module that the sources lie beside.
+        sources: a C file, and the headers that it includes.
         what: is then done by the slower torch kernel, for the warning.
     """
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
@@ -36,14 +36,14 @@ def library(sources: tuple[str, ...], dtype: np.dtype, what: str) -> ctypes.CDLL
         log.warning("no C compiler (cc, gcc or $CC) found: %s by the slower torch kernel", what)
         return None
     try:
-        return ctypes.CDLL(str(_built(compiler, sources, dtype)))
+        return ctypes.CDLL(str(_built(compiler, [Path(module).with_name(name) for name in sources], dtype)))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", "") or error
         log.warning("the C kernel cannot be built (%s): %s by the slower torch kernel", detail, what)
         return None
 
 
-def _built(compiler: str, sources: tuple[str, ...], dtype: np.dtype) -> Path:
+def _built(compiler: str, sources: list[Path], dtype: np.dtype) -> Path:
     """Path of the compiled library; its name tells source, flags, compiler and processor apart.
 
     ``-march=native`` code must not travel: a home folder is shared by the different machines of a cluster.
@@ -52,13 +52,13 @@ def _built(compiler: str, sources: tuple[str, ...], dtype: np.dtype) -> Path:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     identity = hashlib.sha256("\n".join([*command, version, _processor()]).encode())
     for source in sources:
-        identity.update((FOLDER / source).read_bytes())
-    target = _cache() / f"{Path(sources[0]).stem}_{identity.hexdigest()[:32]}.so"
+        identity.update(source.read_bytes())
+    target = _cache() / f"{sources[0].stem}_{identity.hexdigest()[:32]}.so"
     if not target.exists():
         handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".so")
         os.close(handle)
         try:
-            command += [str(FOLDER / sources[0]), "-o", temporary, "-lm"]
+            command += [str(sources[0]), "-o", temporary, "-lm"]
             subprocess.run(command, capture_output=True, text=True, check=True)
             os.replace(temporary, target)
         finally:

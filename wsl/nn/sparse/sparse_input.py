@@ -1,0 +1,67 @@
+"""Features that are mostly zero, as the first layer's input: its product costs what is not zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from wsl.nn.sparse.edge_set import csr, product
+
+
+@dataclass(frozen=True, eq=False)
+class SparseInput:
+    """X ``[N, F]`` by its entries, in the order of rows and of columns.
+
+    Attributes:
+        row, column, value: ``[nnz]``, rows ascend. by_column: ``[nnz]``, the entries in the order of their columns.
+    """
+
+    row: Tensor
+    column: Tensor
+    value: Tensor
+    by_column: Tensor
+    shape: tuple[int, int]
+
+    @cached_property
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """X and Xᵀ, CSR."""
+        n, f = self.shape
+        c = self.by_column
+        return (
+            csr(self.row, self.column, self.value, (n, f)),
+            csr(self.column[c], self.row[c], self.value[c], (f, n)),
+        )
+
+    def linear(self, weight: Tensor) -> Tensor:
+        """X Wᵀ, differentiable in W ``[O, F]``."""
+        return product(weight.t().contiguous(), *self.matrices)
+
+    def dropout(self, rate: float, training: bool) -> SparseInput:
+        """Entries dropped and the others scaled; zeros need no dropping."""
+        return replace(self, value=F.dropout(self.value, rate, training)) if training and rate > 0 else self
+
+    @cached_property
+    def column_norms(self) -> Tensor:
+        """‖X_:j‖ ``[F]``."""
+        squares = self.value.new_zeros(self.shape[1])
+        return squares.index_add_(0, self.column, self.value**2).sqrt()
+
+
+_known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def sparse_input(x: Tensor) -> SparseInput:
+    """The entries of ``x [N, F]``, remembered while that tensor lives."""
+    version = None if x.is_inference() else x._version
+    known = _known.get(x)
+    if known is None or known[0] != version:
+        row, column = x.detach().nonzero().t().contiguous()
+        by_column = torch.argsort(column, stable=True)
+        known = version, SparseInput(row, column, x.detach()[row, column], by_column, (x.shape[0], x.shape[1]))
+        _known[x] = known
+    return known[1]
