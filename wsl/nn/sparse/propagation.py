@@ -179,7 +179,7 @@ def _block(
         moves = ~stays & ~silent
         alive = torch.where(moves[source], keep, alive)
         updates += int(keep.sum()) * x.shape[1]
-        out = out + torch.where(stays, rest[hop], theta[hop])[:, None].to(x) * q
+        out = out + torch.where(stays, x.new_tensor(rest[hop]), x.new_tensor(theta[hop]))[:, None] * q
         moving = q * moves[:, None]
         q = (loop * moving).index_add(0, target[keep], weight[keep, None] * q[source[keep]])
     return out + theta[-1] * q, updates
