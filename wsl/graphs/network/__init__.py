@@ -5,7 +5,7 @@ What a network holds beside linear layers and convolutions becomes nodes and edg
 ==================  ================================================================================================
 linear              an edge per weight; a flattened feature map: see :class:`GraphOptions`
 conv                an edge per pair of channels that meet, with the kernel as its values
-norm                a diagonal layer: an edge per channel with gamma (and running mean and variance), beta as a node value
+norm                a diagonal layer: an edge per channel with gamma (running mean, variance), beta as a node value
 skip, concat, …     an edge with the constant 1 (or the connection's scale) per pair of channels that it joins
 pool, upsample, …   nothing, where a group only hands on what another one holds: both are the same nodes
 attention           nodes for the channels of queries and keys and for those of values, which permute independently: an

@@ -68,7 +68,7 @@ def train_row(
 
 @functools.cache
 def _library(dtype: np.dtype) -> ctypes.CDLL | None:
-    library = native.library(SOURCES, dtype, "classifiers are trained")
+    library = native.library(__file__, SOURCES, dtype, "classifiers are trained")
     if library is not None:
         library.classifier_train.argtypes, library.classifier_train.restype = SIGNATURE, ctypes.c_int
     return library
