@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
-from pytorch_lightning.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
@@ -136,9 +134,9 @@ def one(encoder: tuple[str, ...], options: Mapping[str, Any], seed: int, epochs:
     }
 
 
-def _keeps_last(callback: pl.Callback) -> bool:
+def _keeps_last(callback: object) -> bool:
     """A checkpoint in every epoch, for resuming: most of the time of so small a run, and not needed here."""
-    return isinstance(callback, ModelCheckpoint) and not callback.monitor
+    return getattr(callback, "filename", None) == "last"
 
 
 def _line(runs: list[dict[str, float]]) -> str:
