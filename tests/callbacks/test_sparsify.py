@@ -43,8 +43,8 @@ def test_a_run_reports_and_reloads_the_sparse_model(tmp_path: Path, encoder: str
     table = rows(tmp_path / "sparsity.csv")
     assert [float(row["epoch"]) for row in table] == list(range(6))
     assert float(table[-1]["edge_sparsity"]) == pytest.approx(0.9, abs=1e-3)
-    assert float(table[-1]["weight_sparsity"]) == pytest.approx(0.95, abs=1e-2)
-    assert int(float(table[-1]["macs"])) < 0.2 * int(float(table[-1]["dense_macs"]))
+    assert float(table[-1]["weight_sparsity"]) == pytest.approx(0.8, abs=1e-2)
+    assert int(float(table[-1]["macs"])) < 0.3 * int(float(table[-1]["dense_macs"]))
     assert {"val_true", "val_locked", "val_full", "seconds"} <= set(table[0])
     assert all(float(r["measured"]) <= float(r["messages"]) * 1.001 for r in rows(tmp_path / "sparsity_layers.csv"))
     assert (tmp_path / "figures" / "sparsity.png").read_bytes().startswith(b"\x89PNG")
@@ -83,7 +83,7 @@ def test_warm_up_is_dense_and_baselines_are_as_sparse(tmp_path: Path) -> None:
         table = rows(tmp_path / choice / "sparsity.csv")
         assert [float(row["edge_sparsity"]) for row in table[:2]] == [0.0, 0.0]
         assert float(table[-1]["edge_sparsity"]) == pytest.approx(0.9, abs=1e-3)
-        assert float(table[-1]["weight_sparsity"]) == pytest.approx(0.95, abs=1e-2)
+        assert float(table[-1]["weight_sparsity"]) == pytest.approx(0.8, abs=1e-2)
 
 
 def test_a_sparse_model_is_refused_another_graph(tmp_path: Path) -> None:

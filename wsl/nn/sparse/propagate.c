@@ -15,12 +15,17 @@
 
 #define LANES 16
 
-static REAL norm(const REAL *q)
+typedef REAL vec __attribute__((vector_size(LANES * sizeof(REAL)), aligned(64)));
+
+static REAL norm(const vec *q)
 {
-    REAL sum = 0;
-    for (int k = 0; k < LANES; k++)
-        sum += q[k] * q[k];
-    return (REAL)ROOT(sum);
+    vec squares = *q * *q;
+    REAL part[LANES];
+    memcpy(part, &squares, sizeof part);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int k = 0; k < half; k++)
+            part[k] += part[k + half];
+    return (REAL)ROOT(part[0]);
 }
 
 /* how many of the first `count` weights (descending) give weight * size > limit */
@@ -37,41 +42,35 @@ static int64_t passing(const REAL *weight, int64_t count, REAL size, REAL limit)
     return low;
 }
 
-static void gather(REAL *block, const REAL *x, int64_t nodes, int64_t features, int64_t first, int width)
+static void gather(vec *block, const REAL *x, int64_t nodes, int64_t features, int64_t first, int width)
 {
-    memset(block, 0, (size_t)nodes * LANES * sizeof(REAL));
+    memset(block, 0, (size_t)nodes * sizeof *block);
     for (int64_t v = 0; v < nodes; v++)
-        memcpy(block + v * LANES, x + v * features + first, (size_t)width * sizeof(REAL));
+        memcpy(block + v, x + v * features + first, (size_t)width * sizeof(REAL));
 }
 
 static void hop(int64_t nodes, const int64_t *pointer, const int32_t *target, const REAL *weight, const REAL *loop,
-                const REAL *q, REAL *next, REAL *sum, int64_t *left, REAL theta, REAL rest, REAL limit, int64_t *used)
+                const vec *q, vec *restrict next, vec *restrict sum, int64_t *left, REAL theta, REAL rest, REAL limit,
+                int64_t *used)
 {
     for (int64_t v = 0; v < nodes; v++) {
-        const REAL *own = q + v * LANES;
-        REAL size = norm(own) * rest;
+        const vec own = q[v];
+        REAL size = norm(q + v) * rest;
         if (size == 0)
             continue;
-        const int64_t *start = pointer + v;
-        int64_t count = limit > 0 ? passing(weight + *start, left[v], size, limit) : left[v];
-        REAL *total = sum + v * LANES;
-        if (count == 0 && start[1] > *start) { /* it sends nothing: all that it has left stays with it */
-            for (int k = 0; k < LANES; k++)
-                total[k] += rest * own[k];
+        int64_t first = pointer[v], count = left[v];
+        if (limit > 0)
+            count = passing(weight + first, count, size, limit);
+        if (count == 0 && pointer[v + 1] > first) { /* it sends nothing: all that it has left stays with it */
+            sum[v] += rest * own;
             continue;
         }
         left[v] = count;
         *used += count;
-        REAL *mine = next + v * LANES;
-        for (int k = 0; k < LANES; k++) {
-            total[k] += theta * own[k];
-            mine[k] += loop[v] * own[k];
-        }
-        for (int64_t e = *start; e < *start + count; e++) {
-            REAL *other = next + (int64_t)target[e] * LANES, factor = weight[e];
-            for (int k = 0; k < LANES; k++)
-                other[k] += factor * own[k];
-        }
+        sum[v] += theta * own;
+        next[v] += loop[v] * own;
+        for (int64_t e = first; e < first + count; e++)
+            next[target[e]] += weight[e] * own;
     }
 }
 
@@ -84,9 +83,8 @@ int propagate(int64_t nodes, const int64_t *pointer, const int32_t *target, cons
               const REAL *x, REAL *out, int64_t features, int64_t first, int64_t last, int hops, const double *theta,
               const double *rest, double threshold, int relative, int64_t *updates)
 {
-    size_t bytes = (size_t)nodes * LANES * sizeof(REAL);
-    REAL *q = aligned_alloc(64, bytes + 64 - bytes % 64), *next = aligned_alloc(64, bytes + 64 - bytes % 64);
-    REAL *sum = aligned_alloc(64, bytes + 64 - bytes % 64);
+    size_t bytes = (size_t)nodes * sizeof(vec);
+    vec *q = aligned_alloc(64, bytes), *next = aligned_alloc(64, bytes), *sum = aligned_alloc(64, bytes);
     int64_t *left = malloc((size_t)nodes * sizeof *left);
     int failed = !q || !next || !sum || !left;
     for (; !failed && first < last; first += LANES) {
@@ -97,19 +95,20 @@ int propagate(int64_t nodes, const int64_t *pointer, const int32_t *target, cons
         double mean = 0;
         for (int64_t v = 0; v < nodes; v++) {
             left[v] = pointer[v + 1] - pointer[v];
-            mean += norm(q + v * LANES);
+            mean += norm(q + v);
         }
         REAL limit = (REAL)(relative ? threshold * mean / nodes : threshold);
         for (int l = 0; l < hops; l++) {
             memset(next, 0, bytes);
             hop(nodes, pointer, target, weight, loop, q, next, sum, left, (REAL)theta[l], (REAL)rest[l], limit, &used);
-            REAL *swapped = q;
+            vec *swapped = q;
             q = next;
             next = swapped;
         }
-        for (int64_t v = 0; v < nodes; v++)
-            for (int k = 0; k < width; k++)
-                out[v * features + first + k] = sum[v * LANES + k] + (REAL)theta[hops] * q[v * LANES + k];
+        for (int64_t v = 0; v < nodes; v++) {
+            vec whole = sum[v] + (REAL)theta[hops] * q[v];
+            memcpy(out + v * features + first, &whole, (size_t)width * sizeof(REAL));
+        }
         *updates += used * width;
     }
     free(q), free(next), free(sum), free(left);
