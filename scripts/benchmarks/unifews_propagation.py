@@ -1,9 +1,9 @@
 """Pruned propagation against exact products by scipy and torch: time, updates, accuracy of what is learned from it.
 
-APPNP, 20 hops, α = 0.1, on Cora, PubMed, Amazon Computers and Coauthor Physics where their files are found (``WSL_DATA``,
-else ``../shared/data`` beside the checkout), at most 256 features of each (every k-th), float32. Exact propagation is 20
-CSR products of scipy, and of torch; δ = 0 is our kernel without pruning. The accuracy is that of a linear classifier on
-the standardised features, 50/25/25 split within classes, best validation epoch.
+APPNP, 20 hops, α = 0.1, on Cora, PubMed, Amazon Computers and Coauthor Physics where their files are found
+(``WSL_DATA``, else ``../shared/data`` beside the checkout), at most 256 features of each (every k-th), float32. Exact
+propagation is 20 CSR products of scipy, and of torch; δ = 0 is our kernel without pruning. The accuracy is that of a
+linear classifier on the standardised features, 50/25/25 split within classes, best validation epoch.
 """
 
 from __future__ import annotations
