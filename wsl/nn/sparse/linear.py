@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from wsl.nn.sparse import sparse_product
 from wsl.nn.sparse.sieve import WeightSieve
 from wsl.nn.sparse.sparse_input import SparseInput
+from wsl.nn.sparse.sparse_product import SparseWeight
 from wsl.sparsity.bound import layer_error
 from wsl.sparsity.weights import column_norms
 
@@ -20,6 +23,7 @@ class SparseLinear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, glorot: bool = False) -> None:
         super().__init__(in_features, out_features, bias)
         self.sieve = WeightSieve()
+        self._known: tuple[Tensor, int, SparseWeight] | None = None
         if glorot:
             nn.init.xavier_uniform_(self.weight)
             if bias:
@@ -30,9 +34,28 @@ class SparseLinear(nn.Linear):
         return self.sieve(self.weight, lambda: input_norms(x))
 
     def forward(self, x: Tensor | SparseInput) -> Tensor:
+        if isinstance(x, SparseInput) and self._few_are_left():
+            out = sparse_product.product(*x.rows, self._sparse_weight())
+            return out if self.bias is None else out + self.bias
         weight = self.effective(x)
         watch(self.sieve, x, self.weight, weight)
         return apply_linear(x, weight, self.bias)
+
+    def _few_are_left(self) -> bool:
+        """Whether to multiply by what is left of the weight alone: inference on the CPU, most of it pruned."""
+        kept, weight = self.sieve.kept, self.weight
+        if kept is None or self.training or torch.is_grad_enabled() or weight.is_cuda or self.sieve.errors is not None:
+            return False
+        return self._sparse_weight().few and sparse_product.available(weight.dtype)
+
+    def _sparse_weight(self) -> SparseWeight:
+        """Made once for each state of weight and mask."""
+        kept = self.sieve.kept
+        assert kept is not None
+        version = self.weight._version
+        if self._known is None or self._known[0] is not kept or self._known[1] != version:
+            self._known = kept, version, SparseWeight.of(self.weight, kept)
+        return self._known[2]
 
 
 def apply_linear(x: Tensor | SparseInput, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -37,6 +37,13 @@ class SparseInput:
             csr(self.column[c], self.row[c], self.value[c], (f, n)),
         )
 
+    @cached_property
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """X by rows: pointers ``[N + 1]``, columns and values ``[nnz]``."""
+        pointer = torch.zeros(self.shape[0] + 1, dtype=torch.int64, device=self.row.device)
+        pointer[1:] = torch.bincount(self.row, minlength=self.shape[0]).cumsum(0)
+        return pointer, self.column.contiguous(), self.value.contiguous()
+
     def linear(self, weight: Tensor) -> Tensor:
         """X Wᵀ, differentiable in W ``[O, F]``."""
         return product(weight.t().contiguous(), *self.matrices)
