@@ -8,28 +8,32 @@ from torch import Tensor
 
 from wsl.graphs.blocks import BlockGraph, block_graph
 from wsl.nn import edge_step as module
+from wsl.nn.block_pieces import Blocks
+from wsl.nn.edge_runs import EdgeRuns, edge_runs
 from wsl.nn.edge_step import Messages, Update, edge_step, plain_edge_step
 from wsl.nn.moments import VARIANCE_FLOOR, aggregate, aggregate_backward
 from wsl.spec import mlp_spec
 
 
-def drawn(graph: BlockGraph, width: int, size: int, update: bool) -> list[Tensor]:
+def drawn(graph: BlockGraph | EdgeRuns, width: int, size: int, update: bool) -> list[Tensor]:
     """e and the terms, in float64."""
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
     nodes = (size, graph.num_nodes, width)
-    tensors = [normal(size, graph.num_edges, width)]
+    edges = graph.num_edges if isinstance(graph, BlockGraph) else len(graph.source)
+    tensors = [normal(size, edges, width)]
     tensors += [normal(*nodes), normal(*nodes), normal(2 * width, width), normal(2 * width)]
     if update:
         tensors += [normal(*nodes), normal(*nodes), normal(width, width), normal(width, width), normal(width)]
     return tensors
 
 
-def run(step, graph: BlockGraph, tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
+def run(step, graph: BlockGraph | EdgeRuns, tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
     e, *terms = tensors
-    return step(e, Messages(*terms[:4]), Update(*terms[4:]) if terms[4:] else None, graph)
+    on = Blocks(graph) if isinstance(graph, BlockGraph) else graph
+    return step(e, Messages(*terms[:4]), Update(*terms[4:]) if terms[4:] else None, on)
 
 
 def graph_of(reverse: bool) -> BlockGraph:
@@ -95,3 +99,61 @@ def test_a_node_without_edges_aggregates_zeros_and_the_floor() -> None:
     moments = aggregate(torch.randn(4, graph.num_edges, 2), graph)
     assert not moments[:, :2, :6].any()
     assert (moments[:, :2, 6:] == VARIANCE_FLOOR**0.5).all()
+
+
+# -- on an edge list -------------------------------------------------------------------------------------------------
+
+
+def random_runs() -> EdgeRuns:
+    """Twelve nodes of degree 0 to 5, a self loop and a double edge among the edges."""
+    source = torch.randint(0, 12, (24,))
+    target = torch.tensor([0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 4, 4, 6, 6, 7, 8, 8, 8, 9, 9, 11, 11])
+    source[1], source[4] = 1, source[3]
+    return edge_runs(source, target, 12)
+
+
+def test_runs_hold_every_edge_once_by_degree() -> None:
+    runs = random_runs()
+    assert sorted(runs.order.tolist()) == list(range(24))
+    degrees = runs.degree[runs.target]
+    assert bool((degrees.diff() >= 0).all()) and int(runs.degree[5]) == int(runs.degree[10]) == 0
+    for degree, count, node, edge in runs.runs:
+        targets = runs.target[edge : edge + degree * count].view(count, degree)
+        assert torch.equal(targets, runs.nodes[node : node + count].unsqueeze(1).expand(-1, degree))
+
+
+@pytest.mark.parametrize("update", [False, True])
+@pytest.mark.parametrize("values", [1, 40, 10**6])
+def test_edge_list_equals_the_plain_form(update: bool, values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_VALUES", values)
+    graph = random_runs()
+    tensors = drawn(graph, width=5, size=1, update=update)
+    plain, closed = run(plain_edge_step, graph, tensors), run(edge_step, graph, tensors)
+    seeds = [torch.randn_like(out) for out in plain]
+    wanted = torch.autograd.grad(plain, tensors, seeds)
+    got = torch.autograd.grad(closed, tensors, seeds)
+    for a, b in zip((*plain, *wanted), (*closed, *got), strict=True):
+        assert (a - b).abs().max() <= 1e-12 * a.abs().max()
+
+
+def test_edge_list_aggregates_node_by_node() -> None:
+    graph = random_runs()
+    messages = torch.randn(1, 24, 3, dtype=torch.float64)
+    found = graph.aggregate(messages)[0]
+    for node in range(12):
+        m = messages[0, graph.target == node]
+        if len(m):
+            std = m.var(0, correction=0).clamp_min(VARIANCE_FLOOR).sqrt()
+            expected = torch.cat([m.mean(0), m.amin(0), m.amax(0), std])
+        else:
+            expected = torch.tensor([0.0] * 9 + [VARIANCE_FLOOR**0.5] * 3, dtype=torch.float64)
+        assert torch.allclose(found[node], expected, rtol=1e-12)
+
+
+def test_a_graph_without_edges_aggregates_nothing() -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    graph = edge_runs(none, none, 3)
+    tensors = drawn(graph, width=2, size=1, update=True)
+    for step in (edge_step, plain_edge_step):
+        e, h = run(step, graph, tensors)
+        assert e.shape == (1, 0, 2) and not h[..., :6].any() and bool((h[..., 6:] == VARIANCE_FLOOR**0.5).all())

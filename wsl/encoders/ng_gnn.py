@@ -7,21 +7,31 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from wsl.batch import WeightBatch
-from wsl.encoders.base import StandardizingEncoder
+from wsl.batch import MixedWeightBatch, WeightBatch
+from wsl.encoders.base import Encoder, UnsupportedSpecError
+from wsl.encoders.graph_embedding import EdgeListFront, graph_frame, output_states, padded_states
 from wsl.encoders.neural_graph import NeuralGraphEmbedding, neural_graph
+from wsl.graphs.blocks import BlockError, BlockGraph, block_graph
+from wsl.graphs.network import GraphOptions
+from wsl.nn.edge_runs import EdgeRuns, edge_runs
+from wsl.nn.mlp import mlp
+from wsl.nn.node_pooling import NodePooling, Readout
 from wsl.nn.pna_blocks import PNALayer
 from wsl.nn.standardize import Standardize
 from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate
 from wsl.spec import WeightSpec
+from wsl.spec.family import SpecFamily
 
 
-class NGGNN(StandardizingEncoder):
+class NGGNN(Encoder):
     """Embeds networks by their neural graph: one node per neuron, one edge per weight, biases as node features.
 
-    Inputs are standardised per tensor, lifted to waves (Fourier features) and two linear maps; probe features and
-    positional embeddings join the nodes. Then layers of FiLM-modulated principal neighbourhood aggregation update the
-    nodes, and an MLP per layer the edges; an MLP reads the states of the output neurons.
+    Values are standardised, lifted to waves (Fourier features) and two linear maps; probe features and positional
+    embeddings join the nodes. Then layers of FiLM-modulated principal neighbourhood aggregation update the nodes, and
+    an MLP per layer the edges; an MLP reads the nodes.
+
+    Networks of one spec whose connections are all linear run as dense blocks (:mod:`wsl.graphs.blocks`), all others and
+    mixed zoos as an edge list (:mod:`wsl.graphs.edge_list`), with equal results on MLPs.
 
     Source: Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of Neural Networks", ICLR
     2024. Here each node is normalised alone: the published code normalises the whole mini-batch by one mean and
@@ -29,31 +39,42 @@ class NGGNN(StandardizingEncoder):
     348,746 with 64 probes and 331,466 without, at width 64 on a 2-32-32-1 network with 10 outputs.
 
     Args:
-        spec: what the networks share; all connections linear.
+        spec: what the networks share, or the family of their specs. A network of a family may have a spec that the
+            family has not, if its graph fits (:class:`~wsl.graphs.frame.GraphFrame`).
         out_features: number of features returned.
         width: C, size of node and edge states.
         layers: rounds of message passing; a neuron sees the neurons that many connections away.
-        probes: learned inputs on which every network is run to give its neurons features; 0 for none.
+        probes: inputs on which every network is run to give its neurons features; 0 for none.
         reverse_edges: let messages also run from outputs to inputs; doubles the edges.
         dropout: rate on node states after every layer but the last, in training.
         norm: "layer" normalises every node state on its own after every layer but the last; "none" does not.
         residual: add a layer's node states to its result (not in the published model).
         fourier_features: number of waves per value; 0 feeds the value itself.
         fourier_std: standard deviation of the waves' frequencies.
-        standardize: subtract mean and divide by deviation of each tensor (see :meth:`fit_statistics`).
+        standardize: subtract mean and divide by deviation, each tensor by its own; of a family and of convolutional
+            networks, each depth by its own (see :meth:`fit_statistics`).
+        readout: "outputs" concatenates the output nodes; "mean", "max" and "attention" pool all nodes; "class_token"
+            reads a node that all others send to.
+        form: "blocks" or "edges" asks for one form of the graph; "auto" chooses.
+        flatten: see :class:`~wsl.graphs.network.GraphOptions`, as for the next two.
+        linear_layers: "kernel" or "own".
+        attention_nodes: "separate" or "triple"; the latter respects fewer permutations.
+        probe_size: height and width of probe images, for convolutional networks.
+        probe_file: array (.npy) of inputs to probe with instead of learned ones; empty for none.
 
-    Shapes: batch of ``[B, P, 1]`` → ``[B, out_features]``.
+    Shapes: batch of ``[B, P, 1]`` or a mixed one → ``[B, out_features]``.
 
     Raises:
-        UnsupportedSpecError: if the spec has no neural graph of dense blocks, no output group, or probes are asked of
-            networks that cannot be run.
+        UnsupportedSpecError: if a spec has no neural graph, no output neurons though they are to be read, or probes are
+            asked of networks that cannot be run.
     """
 
     symmetries: ClassVar[frozenset[str]] = frozenset({"permutation"})
+    reads = (WeightSpec, SpecFamily)
 
     def __init__(
         self,
-        spec: WeightSpec,
+        spec: WeightSpec | SpecFamily,
         out_features: int,
         *,
         width: PositiveInt = 64,
@@ -66,29 +87,113 @@ class NGGNN(StandardizingEncoder):
         fourier_features: NonNegativeInt = 128,
         fourier_std: NonNegativeFloat = 3.0,
         standardize: bool = True,
+        readout: Readout = "outputs",
+        form: Literal["auto", "blocks", "edges"] = "auto",
+        flatten: Literal["kernel", "repeat", "layer"] = "kernel",
+        linear_layers: Literal["kernel", "own"] = "kernel",
+        attention_nodes: Literal["separate", "triple"] = "separate",
+        probe_size: PositiveInt = 32,
+        probe_file: str = "",
     ) -> None:
         super().__init__(spec, out_features)
-        self.graph, self.outputs = neural_graph(spec, reverse_edges, "NG-GNN")
-        self.residual = residual
-        self.standardize = Standardize(spec) if standardize else None
-        self.embed = NeuralGraphEmbedding(spec, self.graph, width, probes, fourier_features, fourier_std)
+        self.residual, self.kind = residual, readout
+        self.graph: BlockGraph | None = None
+        if form == "blocks" or (form == "auto" and not probe_file and fits_blocks(spec, readout)):
+            self.graph, self.outputs = neural_graph(_one(spec, readout), reverse_edges, "NG-GNN")
+            self.standardize = Standardize(_one(spec, readout)) if standardize else None
+            self.embed = NeuralGraphEmbedding(
+                _one(spec, readout), self.graph, width, probes, fourier_features, fourier_std
+            )
+            outputs = sum(nodes.size for nodes in self.outputs)
+        else:
+            frame = graph_frame(spec, GraphOptions(flatten, linear_layers, attention_nodes), "NG-GNN")
+            self.front = EdgeListFront(
+                spec, frame, width, width, reverse_edges=reverse_edges, probes=probes, probe_size=probe_size,
+                probe_file=probe_file, fourier_features=fourier_features, fourier_std=fourier_std,
+                standardize=standardize,
+            )  # fmt: skip
+            outputs = frame.outputs
+        if readout == "outputs" and not outputs:
+            raise UnsupportedSpecError(
+                "NG-GNN reads the states of output neurons, and this spec has none that can be told apart; "
+                "choose another readout"
+            )
+        self.token = nn.Parameter(torch.randn(2, width)) if readout == "class_token" else None
         self.layers = nn.ModuleList(PNALayer(width, self.graph, update_edges=n > 0) for n in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(width) if norm == "layer" else nn.Identity() for _ in range(layers - 1))
         self.activate = nn.Sequential(nn.SiLU(), nn.Dropout(dropout))
-        self.readout = nn.Sequential(
-            nn.Linear(width * sum(nodes.size for nodes in self.outputs), width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, out_features),
-        )
+        self.pool = NodePooling(readout, width)
+        self.readout = mlp((width * (outputs if readout == "outputs" else 1), width, width, out_features))
 
-    def forward(self, batch: WeightBatch) -> Tensor:
-        values = self.standardized(batch)
-        x, e = self.embed(batch, values)
+    def fit_statistics(self, batch: WeightBatch | MixedWeightBatch) -> None:
+        """Set mean and deviation of weights and biases from training data; on an edge list, also that of degrees."""
+        if self.graph is None:
+            self.front.fit(batch)
+        elif self.standardize is not None and isinstance(batch, WeightBatch):
+            self.standardize.fit(batch)
+
+    def forward(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
+        if isinstance(self.spec, WeightSpec):
+            self.check_spec(batch)
+        if self.graph is not None:
+            return self.readout(self._blocks(batch, self.graph))
+        return self.readout(self._edge_list(batch))
+
+    def _blocks(self, batch: WeightBatch | MixedWeightBatch, graph: BlockGraph) -> Tensor:
+        """What the readout reads ``[B, …]``, of networks of one spec."""
+        if isinstance(batch, MixedWeightBatch):
+            batch = WeightBatch(batch.specs[0], batch.values.unflatten(0, (len(batch), -1)))
+        x, e = self.embed(batch, batch.values if self.standardize is None else self.standardize(batch.values))
+        x = self._passed(x, e, graph)
+        if self.kind == "outputs":
+            return torch.cat([nodes.of(x).flatten(1) for nodes in self.outputs], dim=1)
+        return self.pool(x)
+
+    def _edge_list(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
+        """What the readout reads ``[B, …]``, of networks of any specs."""
+        graph, x, e = self.front(batch)
+        source, target, row = graph.directed_source, graph.directed_target, self.front.embed.directed(graph)
+        nodes = graph.num_nodes
+        if self.token is not None:  # a node for each network, to which the others send along equal edges
+            everyone = torch.arange(nodes, device=x.device)
+            source, target = torch.cat([source, everyone]), torch.cat([target, nodes + graph.node_owner])
+            row = torch.cat([row, torch.full_like(everyone, len(e))])
+            x = torch.cat([x, self.token[:1].expand(len(graph), -1)])
+            e = torch.cat([e, self.token[1:]])
+        runs = edge_runs(source, target, len(x))
+        amplification = runs.degree.to(x.dtype).log1p().unsqueeze(-1) / self.front.log_degree.to(x.dtype)
+        e = e.index_select(0, row.index_select(0, runs.order)).unsqueeze(0)
+        x = self._passed(x.unsqueeze(0), e, runs, amplification).squeeze(0)
+        if self.kind == "class_token":
+            return x[nodes:]
+        if self.kind == "outputs":
+            return output_states(graph, x).flatten(1)
+        return self.pool(*padded_states(graph, x))
+
+    def _passed(
+        self, x: Tensor, e: Tensor, graph: BlockGraph | EdgeRuns, amplification: Tensor | None = None
+    ) -> Tensor:
+        """Node states after all layers."""
         for number, layer in enumerate(self.layers):
-            y, e = layer(x, e, self.graph)
+            y, e = layer(x, e, graph, amplification)
             if number < len(self.norms):
                 y = self.activate(self.norms[number](y))
             x = x + y if self.residual else y
-        return self.readout(torch.cat([nodes.of(x).flatten(1) for nodes in self.outputs], dim=1))
+        return x
+
+
+def fits_blocks(spec: WeightSpec | SpecFamily, readout: str) -> bool:
+    """Whether dense blocks can hold the graph."""
+    if isinstance(spec, SpecFamily) or readout == "class_token":
+        return False
+    try:
+        return bool(block_graph(spec).blocks) and bool(spec.groups_of_kind("output"))
+    except BlockError:
+        return False
+
+
+def _one(spec: WeightSpec | SpecFamily, readout: str) -> WeightSpec:
+    if isinstance(spec, SpecFamily) or readout == "class_token":
+        what = "a mixed zoo" if isinstance(spec, SpecFamily) else "a class token"
+        raise UnsupportedSpecError(f"dense blocks cannot hold {what}: set form=edges or form=auto")
+    return spec

@@ -29,10 +29,13 @@ class Cells:
     places: Tensor
     classes: Tensor
 
-    def spread(self, flat: Tensor, places: int) -> Tensor:
-        """``[ΣP, C]`` (or the values of these cells, ``[M, C]``) → ``[places, C]``, zero where there is no value."""
-        picked = flat if len(flat) == len(self.positions) else flat.index_select(0, self.positions)
-        return flat.new_zeros(places, flat.shape[1]).index_copy(0, self.places, picked)
+    def pick(self, flat: Tensor) -> Tensor:
+        """The values of the cells, ``[M, C]``, of all values of the batch ``[ΣP, C]``."""
+        return flat.index_select(0, self.positions)
+
+    def spread(self, picked: Tensor, places: int) -> Tensor:
+        """The values of the cells ``[M, C]`` in their places, ``[places, C]``; zero where there is none."""
+        return picked.new_zeros(places, picked.shape[1]).index_copy(0, self.places, picked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,21 +106,26 @@ class EdgeList:
         return pointer(self.directed_target, self.num_nodes)
 
     def node_values(self, flat: Tensor) -> Tensor:
-        """Values of the rows ``[ΣP, C]`` on their nodes, ``[ΣN, V, C]`` in the order of the frame's slots.
-
-        Statistics may have changed the values of cells one by one: then ``flat`` is ``[M, C]``, one for each cell.
-        """
-        slots = len(self.frame.slots)
-        return self.node_cells.spread(flat, self.num_nodes * slots).view(self.num_nodes, slots, -1)
+        """Values of the rows ``[ΣP, C]`` on their nodes, ``[ΣN, V, C]`` in the order of the frame's slots."""
+        return self.spread_on_nodes(self.node_cells.pick(flat))
 
     def edge_values(self, flat: Tensor) -> Tensor:
-        """Values of the rows ``[ΣP, C]`` (or cells, ``[M, C]``) on their edges, ``[ΣE, F, C]``, with constants."""
+        """Values of the rows ``[ΣP, C]`` on their edges, ``[ΣE, F, C]``, with constants."""
+        return self.spread_on_edges(self.edge_cells.pick(flat))
+
+    def spread_on_nodes(self, picked: Tensor) -> Tensor:
+        """:meth:`node_values` from values of the node cells, ``[M, C]``."""
+        slots = len(self.frame.slots)
+        return self.node_cells.spread(picked, self.num_nodes * slots).view(self.num_nodes, slots, picked.shape[1])
+
+    def spread_on_edges(self, picked: Tensor) -> Tensor:
+        """:meth:`edge_values` from values of the edge cells, ``[M, C]``."""
         width = self.frame.width
-        spread = self.edge_cells.spread(flat, self.num_edges * width)
+        spread = self.edge_cells.spread(picked, self.num_edges * width)
         if len(self.constants):
-            constant = self.constant_values.to(flat.dtype).unsqueeze(-1).expand(-1, flat.shape[1])
+            constant = self.constant_values.to(picked.dtype).unsqueeze(-1).expand(-1, picked.shape[1])
             spread = spread.index_copy(0, self.constants, constant)
-        return spread.view(self.num_edges, width, -1)
+        return spread.view(self.num_edges, width, picked.shape[1])
 
     def rows(self, nodes: Tensor, edges: Tensor) -> Tensor:
         """Inverse of :meth:`node_values` and :meth:`edge_values`: ``[ΣN, V, C]``, ``[ΣE, F, C]`` → ``[ΣP, C]``.

@@ -1,7 +1,7 @@
 """Edge update, messages and aggregation of one layer as a single operation with its backward in closed form.
 
 Plain autograd would keep about ten arrays of the size of the edge states for each layer. Here a layer keeps the edge
-states alone. Networks pass through in chunks small enough for the cache, and the backward recomputes what is between.
+states alone. The graph passes in pieces small enough for the cache, and the backward recomputes what is between.
 With e the edge states that come in, for the edge from j to i:
 
     z = Q e + source_j + target_i          e' = R SiLU(z) + r                 (without update: e' = e)
@@ -18,18 +18,52 @@ and the gradients of node terms are sums of ū and z̄ over the edges that the n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wsl.graphs.blocks import BlockGraph
-from wsl.nn.moments import aggregate, aggregate_backward
+from wsl.nn.moments import VARIANCE_FLOOR
 
-#: edge-state values of one chunk: a handful of such arrays should fit the last-level cache
+#: edge-state values of one piece: a handful of such arrays should fit the last-level cache
 CHUNK_VALUES = 2**19
+
+
+class Piece(Protocol):
+    """Some of the nodes of some of the networks, with all edges that reach them.
+
+    States of all nodes are ``[B, N, C]``, of all edges ``[B, E, C]``; a piece has ``[b, E', C]`` of the edges.
+    """
+
+    def edges(self, e: Tensor) -> Tensor:
+        """The piece's part of all edges, a view."""
+
+    def sum_on_edges(self, source: Tensor, target: Tensor) -> Tensor:
+        """source_j + target_i on the edge from j to i, a new array, without gradients."""
+
+    def add_node_grads(self, grad: Tensor, source: Tensor, target: Tensor) -> None:
+        """Backward of :meth:`sum_on_edges`: add the edges' gradients to those of all nodes."""
+
+    def aggregate(self, messages: Tensor, h: Tensor) -> None:
+        """Write what the piece's nodes aggregate into ``h [B, N, 4C]``."""
+
+    def aggregate_backward(self, messages: Tensor, h: Tensor, grad_h: Tensor) -> Tensor:
+        """Gradient of the messages."""
+
+
+class StepGraph(Protocol):
+    """A graph on which a step runs: :class:`~wsl.nn.block_pieces.Blocks`, :class:`~wsl.nn.edge_runs.EdgeRuns`."""
+
+    def pieces(self, e: Tensor, values: int) -> Iterator[Piece]:
+        """All of the graph, in pieces with about that many values of edge states."""
+
+    def on_edges(self, source: Tensor, target: Tensor) -> Tensor:
+        """source_j + target_i on the edge from j to i: two ``[B, N, C]`` → ``[B, E, C]``."""
+
+    def aggregate(self, messages: Tensor) -> Tensor:
+        """Mean, minimum, maximum, deviation of what reaches each node: ``[B, E, C]`` → ``[B, N, 4C]``."""
 
 
 class Messages(NamedTuple):
@@ -59,7 +93,7 @@ class Update(NamedTuple):
     bias: Tensor
 
 
-def edge_step(e: Tensor, messages: Messages, update: Update | None, graph: BlockGraph) -> tuple[Tensor, Tensor]:
+def edge_step(e: Tensor, messages: Messages, update: Update | None, graph: StepGraph) -> tuple[Tensor, Tensor]:
     """Edge states e' ``[B, E, C]`` and aggregates h ``[B, N, 4C]``.
 
     On a CPU in little memory and in closed form; under autocast, compilation, and on other devices, which have fused
@@ -72,26 +106,21 @@ def edge_step(e: Tensor, messages: Messages, update: Update | None, graph: Block
     return _UpdateFunction.apply(graph, e, *messages, *update)
 
 
-def plain_edge_step(e: Tensor, messages: Messages, update: Update | None, graph: BlockGraph) -> tuple[Tensor, Tensor]:
+def plain_edge_step(e: Tensor, messages: Messages, update: Update | None, graph: StepGraph) -> tuple[Tensor, Tensor]:
     """:func:`edge_step` by operations that autograd knows."""
     if update is not None:
-        z = F.linear(e, update.edge) + on_edges(update.source, update.target, graph)
+        z = F.linear(e, update.edge) + graph.on_edges(update.source, update.target)
         e = F.linear(F.silu(z), update.out, update.bias)
     scale, shift = F.linear(e, messages.film, messages.bias).chunk(2, dim=-1)
-    return e, aggregate(torch.addcmul(shift, scale, on_edges(messages.other, messages.own, graph)), graph)
-
-
-def on_edges(source: Tensor, target: Tensor, graph: BlockGraph) -> Tensor:
-    """source_j + target_i on the edge from j to i: two ``[B, N, C]`` → ``[B, E, C]``."""
-    return torch.cat([(b.at_sources(source) + b.at_targets(target)).flatten(1, 2) for b in graph.blocks], dim=1)
+    return e, graph.aggregate(torch.addcmul(shift, scale, graph.on_edges(messages.other, messages.own)))
 
 
 class _MessageFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, graph: BlockGraph, e: Tensor, *tensors: Tensor) -> Tensor:
-        h = e.new_empty(*tensors[0].shape[:2], 4 * e.shape[2])
-        for part in _chunks(e):
-            h[part] = aggregate(_messages(e[part], _rows(Messages(*tensors), part), graph)[2], graph)
+    def forward(ctx: Any, graph: StepGraph, e: Tensor, *tensors: Tensor) -> Tensor:
+        h = nothing_aggregated(tensors[0])
+        for piece in graph.pieces(e, CHUNK_VALUES):
+            piece.aggregate(_messages(piece.edges(e), Messages(*tensors), piece)[2], h)
         ctx.graph = graph
         ctx.save_for_backward(e, h, *tensors)
         return h
@@ -103,23 +132,22 @@ class _MessageFunction(torch.autograd.Function):
         messages = Messages(*tensors)
         grad_e = torch.empty_like(e)
         grads = _zeros_like(messages)
-        for part in _chunks(e):
-            grad_e[part] = _messages_backward(
-                e[part], _rows(messages, part), h[part], grad_h[part], _rows(grads, part), ctx.graph
-            )
+        for piece in ctx.graph.pieces(e, CHUNK_VALUES):
+            piece.edges(grad_e).copy_(_messages_backward(piece.edges(e), messages, h, grad_h, grads, piece))
         return None, grad_e, *grads
 
 
 class _UpdateFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, graph: BlockGraph, e: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, graph: StepGraph, e: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         messages, update = Messages(*tensors[:4]), Update(*tensors[4:])
         new = torch.empty_like(e)
-        h = e.new_empty(*messages.own.shape[:2], 4 * e.shape[2])
-        for part in _chunks(e):
-            active = F.silu(_pre_update(e[part], _rows(update, part), graph), inplace=True)
-            torch.addmm(update.bias, active.flatten(0, 1), update.out.T, out=new[part].flatten(0, 1))
-            h[part] = aggregate(_messages(new[part], _rows(messages, part), graph)[2], graph)
+        h = nothing_aggregated(messages.own)
+        for piece in graph.pieces(e, CHUNK_VALUES):
+            active = F.silu(_pre_update(piece.edges(e), update, piece), inplace=True)
+            here = piece.edges(new)
+            torch.addmm(update.bias, active.flatten(0, 1), update.out.T, out=here.flatten(0, 1))
+            piece.aggregate(_messages(here, messages, piece)[2], h)
         ctx.graph = graph
         ctx.save_for_backward(e, new, h, *tensors)
         ctx.set_materialize_grads(False)
@@ -133,72 +161,49 @@ class _UpdateFunction(torch.autograd.Function):
         grad_h = torch.zeros_like(h) if grad_h is None else grad_h
         grad_e = torch.empty_like(e)
         message_grads, update_grads = _zeros_like(messages), _zeros_like(update)
-        for part in _chunks(e):
-            grad = _messages_backward(
-                new[part], _rows(messages, part), h[part], grad_h[part], _rows(message_grads, part), ctx.graph
-            )
+        for piece in ctx.graph.pieces(e, CHUNK_VALUES):
+            grad = _messages_backward(piece.edges(new), messages, h, grad_h, message_grads, piece)
             if grad_new is not None:
-                grad += grad_new[part]
-            _update_backward(e[part], _rows(update, part), grad, _rows(update_grads, part), grad_e[part], ctx.graph)
+                grad += piece.edges(grad_new)
+            _update_backward(piece.edges(e), update, grad, update_grads, piece.edges(grad_e), piece)
         return None, grad_e, *message_grads, *update_grads
 
 
-def _chunks(e: Tensor) -> Iterator[slice]:
-    """Slices of networks whose edge states have about ``CHUNK_VALUES`` values."""
-    size = max(1, CHUNK_VALUES // max(1, e[:1].numel()))
-    return (slice(start, start + size) for start in range(0, e.shape[0], size))
-
-
-def _rows(terms: Any, part: slice) -> Any:
-    """The terms of some networks: node terms have three axes, weights and biases fewer."""
-    return type(terms)(*(t[part] if t.dim() == 3 else t for t in terms))
+def nothing_aggregated(nodes: Tensor) -> Tensor:
+    """What nodes ``[B, N, C]`` aggregate that no edge reaches: zeros, and the floor of the deviation."""
+    zeros = nodes.new_zeros(*nodes.shape[:2], 3 * nodes.shape[2])
+    return F.pad(zeros, (0, nodes.shape[2]), value=VARIANCE_FLOOR**0.5)
 
 
 def _zeros_like(terms: Any) -> Any:
     return type(terms)(*(torch.zeros_like(t) for t in terms))
 
 
-def _sum_on_edges(source: Tensor, target: Tensor, graph: BlockGraph) -> Tensor:
-    """:func:`on_edges` without gradients, written once."""
-    out = source.new_empty(source.shape[0], graph.num_edges, source.shape[2])
-    for block in graph.blocks:
-        torch.add(block.at_sources(source), block.at_targets(target), out=block.of(out))
-    return out
-
-
-def _add_node_grads(grad: Tensor, source: Tensor, target: Tensor, graph: BlockGraph) -> None:
-    """Backward of :func:`on_edges`: add the edges' gradients to those of the nodes at both ends."""
-    for block in graph.blocks:
-        on_block = block.of(grad)
-        block.target.of(target).add_(on_block.sum(block.source_axis))
-        block.source.of(source).add_(on_block.sum(3 - block.source_axis))
-
-
-def _pre_update(e: Tensor, update: Update, graph: BlockGraph) -> Tensor:
+def _pre_update(e: Tensor, update: Update, piece: Piece) -> Tensor:
     """z."""
-    z = _sum_on_edges(update.source, update.target, graph)
+    z = piece.sum_on_edges(update.source, update.target)
     z.flatten(0, 1).addmm_(e.flatten(0, 1), update.edge.T)
     return z
 
 
-def _messages(e: Tensor, messages: Messages, graph: BlockGraph) -> tuple[Tensor, Tensor, Tensor]:
+def _messages(e: Tensor, messages: Messages, piece: Piece) -> tuple[Tensor, Tensor, Tensor]:
     """s, u, m."""
     of_scale, of_shift = messages.film.chunk(2)
     scale_bias, shift_bias = messages.bias.chunk(2)
     flat = e.flatten(0, 1)
     scale = torch.addmm(scale_bias, flat, of_scale.T).view_as(e)
     m = torch.addmm(shift_bias, flat, of_shift.T).view_as(e)
-    pair = _sum_on_edges(messages.other, messages.own, graph)
+    pair = piece.sum_on_edges(messages.other, messages.own)
     return scale, pair, m.addcmul_(scale, pair)
 
 
 def _messages_backward(
-    e: Tensor, messages: Messages, h: Tensor, grad_h: Tensor, grads: Messages, graph: BlockGraph
+    e: Tensor, messages: Messages, h: Tensor, grad_h: Tensor, grads: Messages, piece: Piece
 ) -> Tensor:
     """ē' from h̄; adds to the gradients of the terms."""
-    scale, pair, m = _messages(e, messages, graph)
-    grad_m = aggregate_backward(m, h, grad_h, graph)
-    _add_node_grads(scale.mul_(grad_m), grads.other, grads.own, graph)
+    scale, pair, m = _messages(e, messages, piece)
+    grad_m = piece.aggregate_backward(m, h, grad_h)
+    piece.add_node_grads(scale.mul_(grad_m), grads.other, grads.own)
     grad_scale, grad_shift = pair.mul_(grad_m).flatten(0, 1), grad_m.flatten(0, 1)
     width = e.shape[2]
     flat = e.flatten(0, 1)
@@ -210,15 +215,13 @@ def _messages_backward(
     return out.addmm_(grad_shift, messages.film[width:]).view_as(e)
 
 
-def _update_backward(
-    e: Tensor, update: Update, grad_new: Tensor, grads: Update, grad_e: Tensor, graph: BlockGraph
-) -> None:
+def _update_backward(e: Tensor, update: Update, grad_new: Tensor, grads: Update, grad_e: Tensor, piece: Piece) -> None:
     """Writes ē and adds to the gradients of the terms."""
-    z = _pre_update(e, update, graph)
+    z = _pre_update(e, update, piece)
     flat = grad_new.flatten(0, 1)
     grads.out.addmm_(flat.T, F.silu(z).flatten(0, 1))
     grads.bias.add_(flat.sum(0))
     grad_z = torch.ops.aten.silu_backward(torch.mm(flat, update.out), z.flatten(0, 1))
     grads.edge.addmm_(grad_z.T, e.flatten(0, 1))
-    _add_node_grads(grad_z.view_as(e), grads.source, grads.target, graph)
+    piece.add_node_grads(grad_z.view_as(e), grads.source, grads.target)
     torch.mm(grad_z, update.edge, out=grad_e.flatten(0, 1))

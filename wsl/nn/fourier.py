@@ -32,10 +32,15 @@ class FourierFeatures(nn.Module):
         self.register_buffer("frequencies", torch.randn(features, in_features) * std)
 
     def forward(self, v: Tensor) -> Tensor:
-        """One cosine gives both halves, since sin 2πt = cos 2π(t − ¼). Whole turns are dropped first: the remainder is
+        return self.waves(v, self.frequencies)
+
+    def waves(self, v: Tensor, frequencies: Tensor) -> Tensor:
+        """The waves of these frequencies ``[F, D]``, which sums of columns of B may be.
+
+        One cosine gives both halves, since sin 2πt = cos 2π(t − ¼). Whole turns are dropped first: the remainder is
         exact, and small arguments are faster and lose no digits to the factor 2π."""
         with torch.autocast(v.device.type, enabled=False):  # a phase of many turns has no digits left in 16 bits
-            turns = v @ torch.cat([self.frequencies, self.frequencies]).T
-            turns[..., len(self.frequencies) :] -= 0.25
+            turns = v @ torch.cat([frequencies, frequencies]).T
+            turns[..., len(frequencies) :] -= 0.25
             phase = turns.frac_().mul_(2 * math.pi)
             return phase.cos() if phase.requires_grad else phase.cos_()

@@ -20,7 +20,7 @@ def aggregate(messages: Tensor, graph: BlockGraph) -> Tensor:
     parts = []
     for nodes, blocks in zip(graph.node_sets, graph.incoming, strict=True):
         if blocks:
-            parts.append(_moments(_incoming(messages, blocks)))
+            parts.append(moments(_incoming(messages, blocks)))
         else:
             zeros = messages.new_zeros(messages.shape[0], nodes.size, 3 * messages.shape[2])
             parts.append(F.pad(zeros, (0, messages.shape[2]), value=VARIANCE_FLOOR**0.5))
@@ -41,7 +41,7 @@ def aggregate_backward(messages: Tensor, moments: Tensor, grad: Tensor, graph: B
     for nodes, blocks in zip(graph.node_sets, graph.incoming, strict=True):
         if not blocks:
             continue
-        part = _moments_backward(_incoming(messages, blocks), nodes.of(moments), nodes.of(grad))
+        part = moments_backward(_incoming(messages, blocks), nodes.of(moments), nodes.of(grad))
         for block, piece in zip(blocks, part.split([b.source.size for b in blocks], dim=2), strict=True):
             block.of(out).copy_(piece if block.source_axis == 2 else piece.transpose(1, 2))
     return out
@@ -53,14 +53,16 @@ def _incoming(edges: Tensor, blocks: tuple[Block, ...]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def _moments(incoming: Tensor) -> Tensor:
+def moments(incoming: Tensor) -> Tensor:
+    """``[B, n, degree, C]`` → ``[B, n, 4C]``."""
     mean = incoming.mean(2)
     variance = (incoming - mean.unsqueeze(2)).square().mean(2)
     std = variance.clamp(min=VARIANCE_FLOOR).sqrt()
     return torch.cat([mean, incoming.amin(2), incoming.amax(2), std], dim=-1)
 
 
-def _moments_backward(incoming: Tensor, moments: Tensor, grad: Tensor) -> Tensor:
+def moments_backward(incoming: Tensor, moments: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of the incoming messages ``[B, n, degree, C]``, from their moments and the gradient of those."""
     mean, minimum, maximum, std = moments.unsqueeze(2).chunk(4, dim=-1)
     of_mean, of_minimum, of_maximum, of_std = grad.unsqueeze(2).chunk(4, dim=-1)
     degree = incoming.shape[2]

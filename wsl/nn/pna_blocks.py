@@ -1,6 +1,7 @@
-"""Principal neighbourhood aggregation with FiLM messages and edge updates, on the dense blocks of a neural graph.
+"""Principal neighbourhood aggregation with FiLM messages and edge updates, on dense blocks or an edge list.
 
-Shapes: node states ``[B, N, C]``, edge states ``[B, E, C]`` (:mod:`wsl.graphs.blocks`).
+Shapes: node states ``[B, N, C]``, edge states ``[B, E, C]`` on blocks (:mod:`wsl.graphs.blocks`); ``[1, ΣN, C]`` and
+``[1, ΣD, C]`` on an edge list (:mod:`wsl.nn.edge_runs`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsl.graphs.blocks import BlockGraph
+from wsl.nn.block_pieces import Blocks
+from wsl.nn.edge_runs import EdgeRuns
 from wsl.nn.edge_step import Messages, Update, edge_step
 
 
@@ -46,27 +49,37 @@ class PNALayer(nn.Module):
     that no edge reaches aggregates zeros (and the floor of the deviation). With ``update_edges`` the edges are updated
     first, from the nodes that the layer is given.
 
+    Args:
+        graph: the blocks, of which δ and the degrees are known; None where every batch has a graph of its own, and the
+            scaler log(deg + 1)/δ is given with it.
+
     Sources: Corso et al., "Principal Neighbourhood Aggregation for Graph Nets"; Kofinas et al., equation 4.
     """
 
-    amplification: Tensor
+    amplification: Tensor | None
 
-    def __init__(self, width: int, graph: BlockGraph, update_edges: bool) -> None:
+    def __init__(self, width: int, graph: BlockGraph | None, update_edges: bool) -> None:
         super().__init__()
         self.edge_update = EdgeUpdate(width) if update_edges else None
         self.film = nn.Linear(width, 2 * width)
         self.pair = nn.Linear(2 * width, width)
         self.combine = nn.Linear(9 * width, width)
         self.out = nn.Linear(width, width)
-        delta = graph.degrees(reverse=False).double().log1p().mean()
-        amplification = graph.degrees().double().log1p() / delta
-        self.register_buffer("amplification", amplification.to(self.out.weight.dtype).unsqueeze(-1), persistent=False)
+        amplification = None
+        if graph is not None:
+            delta = graph.degrees(reverse=False).double().log1p().mean()
+            scaler = graph.degrees().double().log1p() / delta
+            amplification = scaler.to(self.out.weight.dtype).unsqueeze(-1)
+        self.register_buffer("amplification", amplification, persistent=False)
 
-    def forward(self, x: Tensor, e: Tensor, graph: BlockGraph) -> tuple[Tensor, Tensor]:
-        """x' ``[B, N, C]`` and the edge states ``[B, E, C]`` that it was made from."""
+    def forward(
+        self, x: Tensor, e: Tensor, graph: BlockGraph | EdgeRuns, amplification: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x' ``[B, N, C]`` and the edge states ``[B, E, C]`` that it was made from; ``amplification`` ``[N, 1]``."""
         update = None if self.edge_update is None else self.edge_update.terms(x)
-        e, h = edge_step(e, self.terms(x), update, graph)
-        return self.out(self.combine(torch.cat([x, h, self.amplification * h], dim=-1))), e
+        e, h = edge_step(e, self.terms(x), update, Blocks(graph) if isinstance(graph, BlockGraph) else graph)
+        scaled = (self.amplification if amplification is None else amplification) * h
+        return self.out(self.combine(torch.cat([x, h, scaled], dim=-1))), e
 
     def terms(self, x: Tensor) -> Messages:
         """P splits into a map of the receiving and one of the sending node: two maps of nodes, none of edges."""
