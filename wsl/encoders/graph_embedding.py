@@ -134,7 +134,7 @@ class EdgeListEmbedding(nn.Module):
     def _lifted(self, type: int, values: Tensor, direction: int) -> Tensor:
         """The two maps in a row are one map: there are many edges, so it pays to multiply the weights first."""
         lift, waves, project = self.lift_edges[type], self.edge_waves[type], self.project_edges[type]
-        weight, bias = project.weight @ lift.weight, project(lift.bias)
+        weight, bias = _composed(project, lift)
         if isinstance(waves, FourierFeatures):
             return F.linear(waves.waves(values, self._of_direction(waves.frequencies, direction)), weight, bias)
         return F.linear(values, self._of_direction(weight, direction), bias)
@@ -145,6 +145,12 @@ class EdgeListEmbedding(nn.Module):
             return columns
         along, against, both = columns.chunk(3, dim=1)
         return (against if direction else along) + both
+
+
+def _composed(second: nn.Module, first: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of two linear maps in a row."""
+    assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
+    return second.weight @ first.weight, second(first.bias)
 
 
 class EdgeListFront(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ class NGGNN(Encoder):
     """
 
     symmetries: ClassVar[frozenset[str]] = frozenset({"permutation"})
-    reads = (WeightSpec, SpecFamily)
+    reads: ClassVar[tuple[type[Any], ...]] = (WeightSpec, SpecFamily)
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class NGGNN(Encoder):
         probe_size: PositiveInt = 32,
         probe_file: str = "",
     ) -> None:
-        super().__init__(spec, out_features)
+        super().__init__(spec, out_features)  # type: ignore[arg-type]  # families have no encoder of their own
         self.residual, self.kind = residual, readout
         self.graph: BlockGraph | None = None
         if form == "blocks" or (form == "auto" and not probe_file and fits_blocks(spec, readout)):
@@ -137,6 +137,8 @@ class NGGNN(Encoder):
             self.check_spec(batch)
         if self.graph is not None:
             return self.readout(self._blocks(batch, self.graph))
+        if not len(batch):
+            return batch.values.new_zeros(0, self.out_features)
         return self.readout(self._edge_list(batch))
 
     def _blocks(self, batch: WeightBatch | MixedWeightBatch, graph: BlockGraph) -> Tensor:

@@ -78,7 +78,10 @@ class PNALayer(nn.Module):
         """x' ``[B, N, C]`` and the edge states ``[B, E, C]`` that it was made from; ``amplification`` ``[N, 1]``."""
         update = None if self.edge_update is None else self.edge_update.terms(x)
         e, h = edge_step(e, self.terms(x), update, Blocks(graph) if isinstance(graph, BlockGraph) else graph)
-        scaled = (self.amplification if amplification is None else amplification) * h
+        scaler = self.amplification if amplification is None else amplification
+        if scaler is None:
+            raise ValueError("a layer that was not built for one graph needs the degree scalers of each")
+        scaled = scaler * h
         return self.out(self.combine(torch.cat([x, h, scaled], dim=-1))), e
 
     def terms(self, x: Tensor) -> Messages:
