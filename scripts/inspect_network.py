@@ -245,12 +245,31 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return found
 
 
+def draw(found: Sequence[Shown], path: Path) -> None:
+    """The neural graph of one architecture as a PNG.
+
+    Raises:
+        SpecError: if there are several, or no folder to write to.
+        GraphError: if the spec has no graph.
+    """
+    from wsl.graphs.draw import draw_graph
+    from wsl.graphs.network import network_graph
+
+    if len(found) != 1:
+        raise SpecError(f"--draw draws one graph, {len(found)} architectures were found")
+    if path.suffix != ".png" or not path.parent.is_dir():
+        raise SpecError(f"--draw {path}: give a file name that ends in .png, in a folder that exists")
+    title, spec, _ = found[0]
+    draw_graph(network_graph(spec), title, path)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", help="a checkpoint, folder, spec.json, zoo.h5, or MODULE:FACTORY")
     parser.add_argument("--input", action="append", default=[], metavar="SHAPE", help="of an example input; repeatable")
     parser.add_argument("--hints", help="YAML file that names order, activations or axes of a checkpoint")
     parser.add_argument("--json", type=Path, help="write the spec here (one architecture only)")
+    parser.add_argument("--draw", type=Path, metavar="PNG", help="draw the neural graph (one architecture only)")
     args = parser.parse_args(arguments)
     with plain_errors():
         found = load(args.target, args.input, args.hints)
@@ -258,6 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if len(found) != 1:
                 raise SpecError(f"--json writes one spec, {args.target} has {len(found)}")
             args.json.write_text(found[0][1].to_json() + "\n", encoding="utf-8")
+        if args.draw is not None:
+            draw(found, args.draw)
     console = Console()
     console = console if console.is_terminal else Console(width=max(console.width, 120))
     for title, spec, more in found:

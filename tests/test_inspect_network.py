@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from specs import attention_spec, gru_spec
 from torch import nn
 
@@ -121,3 +122,15 @@ def test_specs_are_shown_as_they_are(script: ModuleType, capsys: pytest.CaptureF
     (tmp_path / "gru.json").write_text("{}")
     with pytest.raises(SystemExit, match=r"gru.json: spec format version None"):
         script.main([str(tmp_path / "gru.json")])
+
+
+def test_graphs_are_drawn(script: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Recurrent edges, attention's constant edges and plain ones: a picture with marks of more than one colour."""
+    for name, spec in (("gru", gru_spec()), ("attention", attention_spec())):
+        (tmp_path / f"{name}.json").write_text(spec.to_json())
+        picture = tmp_path / f"{name}.png"
+        output(script, capsys, tmp_path / f"{name}.json", "--draw", picture)
+        pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)
+        assert len(pixels) > 10_000 and len(np.unique(pixels, axis=0)) > 50
+    with pytest.raises(SystemExit, match=r"ends in \.png"):
+        script.main([str(tmp_path / "gru.json"), "--draw", str(tmp_path / "gru.txt")])
