@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import Encoder, UnsupportedSpecError
 from wsl.encoders.graph_embedding import EdgeListFront, graph_frame, output_states, padded_states
+from wsl.encoders.graph_field import GraphField
 from wsl.encoders.neural_graph import NeuralGraphEmbedding, neural_graph
 from wsl.graphs.blocks import BlockError, BlockGraph, block_graph
 from wsl.graphs.network import GraphOptions
@@ -18,7 +19,7 @@ from wsl.nn.mlp import mlp
 from wsl.nn.node_pooling import NodePooling, Readout
 from wsl.nn.pna_blocks import PNALayer
 from wsl.nn.standardize import Standardize
-from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate
+from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
 from wsl.spec import WeightSpec
 from wsl.spec.family import SpecFamily
 
@@ -61,8 +62,12 @@ class NGGNN(Encoder):
         attention_nodes: "separate" or "triple"; the latter respects fewer permutations.
         probe_size: height and width of probe images, for convolutional networks.
         probe_file: array (.npy) of inputs to probe with instead of learned ones; empty for none.
+        equivariant: return a field over the parameters, ``out_features`` values for each, instead of an embedding;
+            always on an edge list (:class:`~wsl.encoders.graph_field.GraphField`).
+        field_scale: start of the learned scales of the field.
 
-    Shapes: batch of ``[B, P, 1]`` or a mixed one → ``[B, out_features]``.
+    Shapes: batch of ``[B, P, 1]`` or a mixed one → ``[B, out_features]``; equivariant, ``[B, P, out_features]`` or
+    ``[ΣP, out_features]``.
 
     Raises:
         UnsupportedSpecError: if a spec has no neural graph, no output neurons though they are to be read, or probes are
@@ -94,11 +99,16 @@ class NGGNN(Encoder):
         attention_nodes: Literal["separate", "triple"] = "separate",
         probe_size: PositiveInt = 32,
         probe_file: str = "",
+        equivariant: bool = False,
+        field_scale: PositiveFloat = 0.01,
     ) -> None:
         super().__init__(spec, out_features)  # type: ignore[arg-type]  # families have no encoder of their own
-        self.residual, self.kind = residual, readout
+        self.residual, self.kind, self.equivariant = residual, readout, equivariant
         self.graph: BlockGraph | None = None
-        if form == "blocks" or (form == "auto" and not probe_file and fits_blocks(spec, readout)):
+        if equivariant and form == "blocks":
+            raise UnsupportedSpecError("NG-GNN returns fields on edge lists: set form=edges or form=auto")
+        plain = not probe_file and not equivariant
+        if form == "blocks" or (form == "auto" and plain and fits_blocks(spec, readout)):
             self.graph, self.outputs = neural_graph(_one(spec, readout), reverse_edges, "NG-GNN")
             self.standardize = Standardize(_one(spec, readout)) if standardize else None
             self.embed = NeuralGraphEmbedding(
@@ -113,15 +123,18 @@ class NGGNN(Encoder):
                 standardize=standardize,
             )  # fmt: skip
             outputs = frame.outputs
-        if readout == "outputs" and not outputs:
+        if readout == "outputs" and not outputs and not equivariant:
             raise UnsupportedSpecError(
                 "NG-GNN reads the states of output neurons, and this spec has none that can be told apart; "
                 "choose another readout"
             )
-        self.token = nn.Parameter(torch.randn(2, width)) if readout == "class_token" else None
+        self.token = nn.Parameter(torch.randn(2, width)) if readout == "class_token" and not equivariant else None
         self.layers = nn.ModuleList(PNALayer(width, self.graph, update_edges=n > 0) for n in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(width) if norm == "layer" else nn.Identity() for _ in range(layers - 1))
         self.activate = nn.Sequential(nn.SiLU(), nn.Dropout(dropout))
+        if equivariant:
+            self.field = GraphField(frame, width, out_features, field_scale)
+            return
         self.pool = NodePooling(readout, width)
         self.readout = mlp((width * (outputs if readout == "outputs" else 1), width, width, out_features))
 
@@ -138,7 +151,11 @@ class NGGNN(Encoder):
         if self.graph is not None:
             return self.readout(self._blocks(batch, self.graph))
         if not len(batch):
-            return batch.values.new_zeros(0, self.out_features)
+            shape = batch.values.shape[:-1] if self.equivariant else (0,)
+            return batch.values.new_zeros(*shape, self.out_features)
+        if self.equivariant:
+            field = self._edge_list(batch)
+            return field if isinstance(batch, MixedWeightBatch) else field.unflatten(0, (len(batch), -1))
         return self.readout(self._edge_list(batch))
 
     def _blocks(self, batch: WeightBatch | MixedWeightBatch, graph: BlockGraph) -> Tensor:
@@ -146,13 +163,13 @@ class NGGNN(Encoder):
         if isinstance(batch, MixedWeightBatch):
             batch = WeightBatch(batch.specs[0], batch.values.unflatten(0, (len(batch), -1)))
         x, e = self.embed(batch, batch.values if self.standardize is None else self.standardize(batch.values))
-        x = self._passed(x, e, graph)
+        x, _ = self._passed(x, e, graph)
         if self.kind == "outputs":
             return torch.cat([nodes.of(x).flatten(1) for nodes in self.outputs], dim=1)
         return self.pool(x)
 
     def _edge_list(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
-        """What the readout reads ``[B, …]``, of networks of any specs."""
+        """What the readout reads ``[B, …]``, of networks of any specs; or the field."""
         graph, x, e = self.front(batch)
         source, target, row = graph.directed_source, graph.directed_target, self.front.embed.directed(graph)
         nodes = graph.num_nodes
@@ -165,7 +182,12 @@ class NGGNN(Encoder):
         runs = edge_runs(source, target, len(x))
         amplification = runs.degree.to(x.dtype).log1p().unsqueeze(-1) / self.front.log_degree.to(x.dtype)
         e = e.index_select(0, row.index_select(0, runs.order)).unsqueeze(0)
-        x = self._passed(x.unsqueeze(0), e, runs, amplification).squeeze(0)
+        x, e = (states.squeeze(0) for states in self._passed(x.unsqueeze(0), e, runs, amplification))
+        if self.equivariant:
+            ahead = (~graph.reversed[runs.order]).nonzero().squeeze(-1)  # in the order of the runs
+            number = graph.directed_edge[runs.order[ahead]]
+            e = torch.empty_like(e[: graph.num_edges]).index_copy(0, number, e.index_select(0, ahead))
+            return self.field(graph, x, e)
         if self.kind == "class_token":
             return x[nodes:]
         if self.kind == "outputs":
@@ -174,14 +196,14 @@ class NGGNN(Encoder):
 
     def _passed(
         self, x: Tensor, e: Tensor, graph: BlockGraph | EdgeRuns, amplification: Tensor | None = None
-    ) -> Tensor:
-        """Node states after all layers."""
+    ) -> tuple[Tensor, Tensor]:
+        """Node and edge states after all layers."""
         for number, layer in enumerate(self.layers):
             y, e = layer(x, e, graph, amplification)
             if number < len(self.norms):
                 y = self.activate(self.norms[number](y))
             x = x + y if self.residual else y
-        return x
+        return x, e
 
 
 def fits_blocks(spec: WeightSpec | SpecFamily, readout: str) -> bool:
