@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 
@@ -50,12 +51,20 @@ class BatchSampler(Sampler[list[int]]):
         full, rest = divmod(mine, self.batch_size)
         return full if self.seed is not None and full else full + bool(rest)
 
+    def order(self, epoch: int) -> Tensor:
+        """All rows in the order of an epoch."""
+        if self.seed is None:
+            return self.rows
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
+        return self.rows[torch.randperm(len(self.rows), generator=generator)]
+
+    def mine(self, epoch: int) -> Tensor:
+        """This process's rows in the order of an epoch, as many as every other process has."""
+        order = self.order(epoch)
+        filled = len(order) + -len(order) % self.ranks
+        return order[torch.arange(self.rank, filled, self.ranks) % len(order)]
+
     def __iter__(self) -> Iterator[list[int]]:
-        order = self.rows
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
-            order = order[torch.randperm(len(order), generator=generator)]
-        missing = -len(order) % self.ranks
-        mine = torch.cat([order, order[:missing]])[self.rank :: self.ranks]
+        mine = self.mine(self.epoch)
         for batch in range(len(self)):
             yield mine[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
