@@ -25,7 +25,7 @@ from wsl.callbacks.stopwatch import Stopwatch
 from wsl.checkpoint import AtomicCheckpointIO
 from wsl.config import arguments, schema_of
 from wsl.metrics_file import MetricsFile
-from wsl.ranges import NonNegativeFloat, PositiveFraction, PositiveInt
+from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveFraction, PositiveInt
 
 #: what libraries warn of that no user of ours can act on
 FOREIGN_WARNINGS = (
@@ -60,13 +60,18 @@ def lightning_trainer(
     accumulate_grad_batches: PositiveInt = 1,
     check_val_every_n_epoch: PositiveInt = 1,
     log_every_n_steps: PositiveInt = 10,
+    checkpoint_every_n_steps: NonNegativeInt = 0,
     limit_train_batches: PositiveInt | PositiveFraction = 1.0,
     limit_val_batches: PositiveInt | PositiveFraction = 1.0,
     limit_test_batches: PositiveInt | PositiveFraction = 1.0,
     deterministic: bool = True,
     progress: Literal["auto", "bar", "lines", "none"] = "auto",
 ) -> pl.Trainer:
-    """A trainer from the config group ``trainer`` (whose schema is this signature)."""
+    """A trainer from the config group ``trainer`` (whose schema is this signature).
+
+    Args:
+        checkpoint_every_n_steps: optimiser steps between checkpoints within an epoch, beside the one at its end; 0: no.
+    """
     quieten()
     shown = ("bar" if sys.stdout.isatty() else "lines") if progress == "auto" else progress
     bars: dict[str, list[pl.Callback]] = {"bar": [RichProgressBar()], "lines": [PlainProgress()], "none": []}
@@ -89,12 +94,34 @@ def lightning_trainer(
         num_sanity_val_steps=0,
         deterministic=deterministic,
         use_distributed_sampler=False,  # wsl.data.sampler shards by global row, so that resuming is exact
-        callbacks=[*callbacks, *bars[shown]],
+        callbacks=[*callbacks, *_within_epochs(folder, checkpoint_every_n_steps), *bars[shown]],
         logger=list(loggers),
         plugins=[AtomicCheckpointIO(), *([LightningEnvironment()] if "SLURM_JOB_ID" not in os.environ else [])],
         enable_progress_bar=shown == "bar",
         enable_model_summary=False,
     )
+
+
+class CheckpointWithinEpochs(ModelCheckpoint):
+    """Writes ``last.ckpt`` every so many steps, but not after an epoch's last one, whose end comes at once."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+
+def _within_epochs(folder: Path, steps: int) -> list[pl.Callback]:
+    if not steps:
+        return []
+    return [
+        CheckpointWithinEpochs(
+            dirpath=folder / "checkpoints",
+            filename="last",
+            every_n_train_steps=steps,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+    ]
 
 
 def quieten() -> None:

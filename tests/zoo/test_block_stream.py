@@ -80,8 +80,8 @@ def test_a_flipped_bit_is_seen_and_names_the_rows(tmp_path: Path) -> None:
     write(tmp_path / "zoo.h5")
     zoo = Zoo(tmp_path / "zoo.h5")
     rows = zoo.file()["params"].chunks[0]
-    flip(zoo.path, chunk_offset(zoo.path, "params", 3) + 17)
     zoo.close()
+    flip(zoo.path, chunk_offset(zoo.path, "params", 3) + 17)
     out = np.empty(200 * SPEC.numel, np.float32)
     reader = ChunkReader(zoo)
     reader.read(0, 3 * rows, out)

@@ -1,8 +1,8 @@
 """Rows of a zoo that is larger than memory: batches cut from blocks that are read in the background.
 
 Which rows make up which batch is a function of file, seed, epoch and global batch size alone
-(:mod:`wsl.zoo.block_order`); the number of ranks and workers decides only who reads what. A place in the data is the pair
-(epoch, number of the batch), so going on after an interruption needs nothing else.
+(:mod:`wsl.zoo.block_order`); the number of ranks and workers decides only who reads what. A place in the data is the
+pair (epoch, number of the batch), so going on after an interruption needs nothing else.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class StreamedRows(Dataset[WeightBatch | MixedWeightBatch]):
         target: ``[rows of the zoo]``.
         batch_size: rows per batch on each rank. ``rank``, ``ranks``: as in :class:`~wsl.data.sampler.BatchSampler`.
         seed: of the order; None takes the rows in an order that does not change.
-        buffer_bytes: how much of the file is held, about; three fifths of it are mixed, the rest is half used or read ahead.
+        buffer_bytes: how much of the file is held, about; three fifths are mixed, the rest is half used or read
+            ahead.
 
     Raises:
         ZooError: if a block is damaged, a row is not finite, or the file was replaced; the message names rows.

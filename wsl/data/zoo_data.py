@@ -13,12 +13,14 @@ from wsl.data.augment import Augment
 from wsl.data.base import Data
 from wsl.data.copies import check_no_copies
 from wsl.data.loader import loader
+from wsl.data.memory import free_memory
 from wsl.data.mixup import Mixup
-from wsl.data.rows import Batch, RowDataset, read_batch
+from wsl.data.rows import Batch, RowDataset, as_target, read_batch
 from wsl.data.sampler import BatchSampler
 from wsl.data.selection import Where, matching
 from wsl.data.splits import Splits, check_no_leak
-from wsl.ranges import NonNegativeInt, PositiveInt
+from wsl.data.streaming import StreamedRows
+from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from wsl.spec import WeightSpec
 from wsl.spec.family import SpecFamily
 from wsl.zoo import Zoo, ZooError
@@ -49,7 +51,12 @@ class ZooData(Data):
         batch_size: networks per step on each process.
         eval_batch_size: networks per step in validation and test.
         views: how many views (independent fits) of each training image to use; 0 uses all.
-        workers: loader processes. The rows are held in memory and cut by one indexing operation, so 0 is the fastest.
+        workers: loader processes. Rows in memory are cut by one indexing operation and files are read by a thread, so 0
+            is the fastest.
+        memory_limit: GiB that the rows may take in each process; a zoo with more is read from the file batch by batch,
+            in an order that reads whole chunks (docs/streaming.md). null: half of the memory that is free; 0: always
+            read from the file.
+        buffer: MiB that reading from the file may hold per split; the larger, the better the rows are mixed.
         seed: of the order of batches and of augmentation (given by the program: the run's seed).
 
     Raises:
@@ -72,16 +79,20 @@ class ZooData(Data):
         eval_batch_size: PositiveInt = 256,
         views: NonNegativeInt = 0,
         workers: NonNegativeInt = 0,
+        memory_limit: NonNegativeFloat | None = None,
+        buffer: PositiveInt = 256,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.path, self.build, self.target, self.where = Path(path), build, target, dict(where or {})
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.views, self.workers, self.seed = views, workers, seed
+        self.memory_limit, self.buffer = memory_limit, buffer
         self.split = Splits(**arguments(split)) if split is not None else Splits()
         self.augment = Augment(**arguments(augment)) if augment is not None else Augment()
         self._datasets: dict[str, RowDataset] = {}
         self._mixup: Mixup | None = None
+        self._streamed: bool | None = None
         self._open(check_copies=copies == "refuse")
 
     def _open(self, check_copies: bool) -> None:
@@ -104,6 +115,7 @@ class ZooData(Data):
             specs = tuple(zoo.specs[number] for number in used)
             self.spec: WeightSpec | SpecFamily = specs[0] if len(specs) == 1 else SpecFamily(specs)
             column = zoo.column(self.target)
+            self.bytes = 4 * sum(int(np.diff(zoo.row_ptr)[rows].sum()) for rows in self.rows.values())
         self.augment.check(specs)
         self.inputs = _described(specs)
         if column.dtype.kind == "U":
@@ -147,9 +159,31 @@ class ZooData(Data):
 
     def example(self, size: int = 2048) -> Batch:
         """At most ``size`` training rows, evenly spaced over the split, for statistics of the data."""
-        dataset = self.dataset("train")
-        step = max(1, len(dataset) // size)
-        return dataset[list(range(0, len(dataset), step))[:size]]
+        rows = self.rows["train"]
+        chosen = np.arange(0, len(rows), max(1, len(rows) // size))[:size]
+        if "train" in self._datasets:
+            return self._datasets["train"][chosen.tolist()]
+        with Zoo(self.path) as zoo:
+            return read_batch(zoo, self.spec, rows[chosen], self._targets[rows[chosen]])
+
+    def streamed(self) -> bool:
+        """Whether rows are read from the file batch by batch, because they do not fit into memory or are not to.
+
+        Decided once, for all ranks; a resumed run keeps to it, whatever memory is free now, as the order depends on it.
+        """
+        if self._streamed is None:
+            limit = None if self.memory_limit is None else self.memory_limit * 2**30
+            if limit is None:
+                limit = free_memory() / 2 / (self.trainer.num_devices if self.trainer else 1)
+            chosen = self.bytes > limit
+            self._streamed = bool(self.trainer.strategy.broadcast(chosen)) if self.trainer else chosen
+        return self._streamed
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"streamed": self._streamed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._streamed = state["streamed"]
 
     def augmented(self, batch: Batch, split: str, epoch: int) -> Batch:
         """What the encoder is given of a loaded batch: a function of its rows, the seed and the epoch alone."""
@@ -167,9 +201,20 @@ class ZooData(Data):
         return self.augmented(batch, split, trainer.current_epoch)
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> Any:
-        dataset = self.dataset(split)
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = BatchSampler(range(len(dataset)), batch_size, seed, rank, ranks)
+        dataset: StreamedRows | RowDataset
+        if self.streamed():
+            if self.augment.mixup:
+                raise ZooError(
+                    f"{self.path} is read from the file, and mixup draws partners from rows in memory; raise "
+                    "data.memory_limit or set data.augment.mixup=0"
+                )
+            sampling = (batch_size, seed, self.buffer * 2**20, rank, ranks)
+            dataset = StreamedRows(Zoo(self.path), self.spec, self.rows[split], as_target(self._targets), *sampling)
+            sampler: BatchSampler = dataset.sampler
+        else:
+            dataset = self.dataset(split)
+            sampler = BatchSampler(range(len(dataset)), batch_size, seed, rank, ranks)
         return loader(dataset, sampler, self.workers, pin_memory=torch.cuda.is_available())
 
     def train_dataloader(self) -> Any:

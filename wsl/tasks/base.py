@@ -40,6 +40,7 @@ class Task(pl.LightningModule):
         self.encoder = encoder
         self._make_optimizer, self._make_scheduler, self._seed = optimizer, scheduler, seed
         self._val_rows, self._test_rows = GatheredRows(), GatheredRows()
+        self._epoch_loss, self._epoch_rows = torch.zeros(()), 0  # of this epoch's batches so far
         self.tested: Rows | None = None
 
     @classmethod
@@ -61,8 +62,23 @@ class Task(pl.LightningModule):
         # Dropout and the like depend on (seed, epoch, batch, rank) alone, so a resumed run repeats exactly.
         torch.manual_seed(mixed_seed(self._seed, self.current_epoch, batch_index, self.global_rank))
         loss = self.loss(self.output(batch), batch)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch))
+        self.log("train/loss_step", loss, prog_bar=True, batch_size=len(batch))
+        self._epoch_loss, self._epoch_rows = (
+            self._epoch_loss + len(batch) * loss.detach(),
+            self._epoch_rows + len(batch),
+        )
+        if self.trainer.is_last_batch:
+            mean = self._epoch_loss / self._epoch_rows
+            self.log("train/loss_epoch", mean, on_step=False, on_epoch=True, batch_size=len(batch))
+            self._epoch_loss, self._epoch_rows = torch.zeros(()), 0
         return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["epoch_loss"] = float(self._epoch_loss), self._epoch_rows  # Lightning forgets an epoch's mean so far
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        total, self._epoch_rows = checkpoint.get("epoch_loss", (0.0, 0))
+        self._epoch_loss = torch.tensor(total)
 
     def validation_step(self, batch: WeightBatch, batch_index: int) -> None:
         self._evaluate("val", batch)

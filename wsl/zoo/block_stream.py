@@ -54,7 +54,9 @@ class _Source:
         start, stop = int(self.starts[block]), int(self.starts[block + 1])
         self._reader.read(start, stop, out)
         size = int(self.zoo.row_ptr[stop] - self.zoo.row_ptr[start])
-        if out[:size] @ self._zeros[:size] != 0:  # NaN·0 and ∞·0 are NaN: one pass over the block, no mask
+        with np.errstate(invalid="ignore"):
+            finite = out[:size] @ self._zeros[:size] == 0  # NaN·0 and ∞·0 are NaN: one pass over the block, no mask
+        if not finite:
             wanted = self.rows[np.searchsorted(self.rows, start) : np.searchsorted(self.rows, stop)]
             self.zoo.read_mixed_rows(wanted, finite=True)  # says which, if it is one of ours
 
@@ -73,7 +75,7 @@ class BlockStream:
 
     Attributes:
         memory: float32, the slots one after the other.
-        slot: ``[blocks]``, where the first value of a block lies in ``memory``; valid from :meth:`wait` to :meth:`done`.
+        slot: ``[blocks]``, where a block begins in ``memory``; valid from :meth:`wait` to :meth:`done`.
     """
 
     def __init__(self, zoo: Zoo, starts: Array, rows: Array) -> None:

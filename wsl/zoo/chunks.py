@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,8 @@ class ChunkReader:
         numel = dataset.shape[1] if dataset.ndim == 2 else 1
         corner = np.array([offset for offset, *_ in places], dtype=np.int64).reshape(len(places), dataset.ndim)
         self._size = int(np.prod(dataset.chunks))
-        self.begin = corner[:, 0] * numel + (corner[:, 1] if dataset.ndim == 2 else 0)
+        start = corner[:, 0] * numel + (corner[:, 1] if dataset.ndim == 2 else 0)
+        self.begin: npt.NDArray[np.int64] = start.astype(np.int64)
         self._end = np.append(self.begin[1:], zoo.row_ptr[-1])
         self._offset = np.array([offset for _, offset, *_ in places], dtype=np.int64)
         #: stored as the format says: all values, checked; what is not is left to HDF5
@@ -88,7 +90,9 @@ class ChunkReader:
 
     def _fetch(self, run: list[tuple[int, npt.NDArray[np.float32]]], sums: npt.NDArray[np.uint32]) -> bool:
         """Read neighbouring chunks with one call and check them."""
-        pieces = [piece for place, (_, target) in enumerate(run) for piece in (target, sums[place : place + 1])]
+        pieces: list[Any] = [
+            piece for place, (_, target) in enumerate(run) for piece in (target, sums[place : place + 1])
+        ]
         wanted = len(run) * (4 * self._size + 4)
         if os.preadv(self._descriptor, pieces, int(self._offset[run[0][0]])) != wanted:
             return False
