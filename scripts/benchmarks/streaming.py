@@ -1,4 +1,4 @@
-"""Streaming a zoo from its file: networks per second against other ways of reading, memory, and how well rows are mixed.
+"""Streaming a zoo from its file: speed against other ways of reading, memory, and how well rows are mixed.
 
 Networks 2-32-32-1 (1,185 parameters) in batches of 64 and 256. The ways, interleaved, files in the page cache:
 
@@ -8,8 +8,8 @@ Networks 2-32-32-1 (1,185 parameters) in batches of 64 and 256. The ways, interl
     file per network   torch's DataLoader over a dataset whose item is ``torch.load`` of one state dict, shuffled
 
 Once more with the pages of the file dropped first (``cold``), for the first two. Memory is the resident size during an
-epoch, in a fresh process per file, of 10 thousand to a million rows. ``python scripts/benchmarks/streaming.py FIGURES.json
-MEMORY.png`` draws it from a file that ``scripts/benchmark.py streaming --json FIGURES.json`` has written.
+epoch, in a fresh process per file, of 10 thousand to a million rows. ``python scripts/benchmarks/streaming.py
+FIGURES.json MEMORY.png`` draws it from a file that ``scripts/benchmark.py streaming --json FIGURES.json`` has written.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def cold(path: Path, function: Callable[[], object]) -> float:
 
 
 def mixing(report: Report, rows: int = 1_000_000, batch: int = 64) -> None:
-    """A file sorted by class, the worst there is: how much more the counts of a class vary over batches than at random."""
+    """A file sorted by class, the worst case: how much more the counts of a class vary over batches than at random."""
     chunk = 110
     blocks = np.append(np.arange(0, rows, chunk), rows)
     classes = np.arange(rows) * 10 // rows
