@@ -12,6 +12,8 @@ from specs import cnn_spec
 from zoo_rows import network
 
 from wsl.batch import MixedWeightBatch, WeightBatch
+from wsl.config import schema_of
+from wsl.data.augment import Augment
 from wsl.data.zoo_data import ZooData
 from wsl.spec.family import SpecFamily
 from wsl.zoo import Zoo, ZooError
@@ -116,3 +118,34 @@ def test_targets_are_numbers(cnn_zoo: Path, small_zoo: Path) -> None:
         data(cnn_zoo, target="activation")
     with pytest.raises(ZooError, match=r"no column 'loss'; data\.target is one of"):
         data(cnn_zoo, target="loss")
+
+
+# -- in memory or from the file ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+@pytest.mark.parametrize("zoo", ["small_zoo", "varied_zoo"])
+def test_a_zoo_beyond_the_limit_is_read_from_the_file(zoo: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(zoo)
+    target = "label" if zoo == "small_zoo" else "test_accuracy"
+    held = data(path, batch_size=7, target=target)
+    size = held.bytes / 2**30
+    assert not held.streamed() and not data(path, memory_limit=size, target=target).streamed()
+    module = data(path, batch_size=7, memory_limit=0.99 * size, buffer=1, target=target)
+    assert module.streamed()
+    for split, batches in (("train", module.train_dataloader()), ("val", module.val_dataloader())):
+        by_row = {row: place for place, row in enumerate(module.rows[split].tolist())}
+        seen = []
+        for batch in batches:
+            expected = held.dataset(split)[[by_row[row] for row in batch.row_ids.tolist()]]
+            assert type(batch) is type(expected) and batch.target.dtype == expected.target.dtype
+            assert torch.equal(batch.values, expected.values) and torch.equal(batch.target, expected.target)
+            seen += batch.row_ids.tolist()
+        assert len(set(seen)) == len(seen) == (len(by_row) // 7 * 7 if split == "train" else len(by_row))
+    assert torch.equal(module.example().values, held.example().values)
+
+
+def test_mixup_needs_the_rows_in_memory(small_zoo: Path) -> None:
+    module = data(small_zoo, target="label", memory_limit=0, augment=schema_of("", Augment)(mixup=0.2))
+    with pytest.raises(ZooError, match=r"mixup draws partners.*data\.memory_limit"):
+        module.train_dataloader()
