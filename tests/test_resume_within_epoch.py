@@ -22,7 +22,7 @@ CONF = ROOT / "conf"
 
 #: train.py, but killed with signal 9 in the middle of the step that KILL_AT names, before its optimiser has moved
 KILLED = """
-import os, signal, sys
+import os, runpy, signal, sys
 sys.path.insert(0, {root!r})
 from wsl.tasks.base import Task
 step = Task.training_step
@@ -32,8 +32,7 @@ def training_step(self, batch, number):
         os.kill(os.getpid(), signal.SIGKILL)
     return loss
 Task.training_step = training_step
-import train
-sys.exit(train.main())
+runpy.run_path({root!r} + "/train.py", run_name="__main__")
 """
 
 

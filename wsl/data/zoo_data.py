@@ -93,6 +93,8 @@ class ZooData(Data):
         self._datasets: dict[str, RowDataset] = {}
         self._mixup: Mixup | None = None
         self._streamed: bool | None = None
+        self._train_loader: Any = None
+        self._place: dict[str, Any] | None = None
         self._open(check_copies=copies == "refuse")
 
     def _open(self, check_copies: bool) -> None:
@@ -180,10 +182,18 @@ class ZooData(Data):
         return self._streamed
 
     def state_dict(self) -> dict[str, Any]:
-        return {"streamed": self._streamed}
+        """Within an epoch, where in the training rows it is.
+
+        Lightning keeps a loader's state too, but asks for the loaders (the schedule needs their length) before it has
+        read that; and it does not tell the sampler of the epoch in time.
+        """
+        place = None
+        if self._train_loader is not None and self.trainer is not None and not self.trainer.is_last_batch:
+            place = {"epoch": self.trainer.current_epoch, "loader": self._train_loader.state_dict()}
+        return {"streamed": self._streamed, "place": place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._streamed = state["streamed"]
+        self._streamed, self._place = state["streamed"], state["place"]
 
     def augmented(self, batch: Batch, split: str, epoch: int) -> Batch:
         """What the encoder is given of a loaded batch: a function of its rows, the seed and the epoch alone."""
@@ -218,7 +228,12 @@ class ZooData(Data):
         return loader(dataset, sampler, self.workers, pin_memory=torch.cuda.is_available())
 
     def train_dataloader(self) -> Any:
-        return self._loader("train", self.batch_size, self.seed)
+        self._train_loader = made = self._loader("train", self.batch_size, self.seed)
+        if self._place is not None:
+            made.sampler.set_epoch(self._place["epoch"])
+            made.load_state_dict(self._place["loader"])
+            self._place = None
+        return made
 
     def val_dataloader(self) -> Any:
         return self._loader("val", self.eval_batch_size, None)
