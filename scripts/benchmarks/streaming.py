@@ -79,7 +79,7 @@ class H5Rows(Dataset[Any]):
 
     def __getitem__(self, row: int) -> tuple[Any, int]:
         if self.file is None:
-            self.file = h5py.File(self.path, "r")
+            self.file = h5py.File(self.path, "r", locking=False)
         return self.file["params"][row], int(self.file["columns/label"][row])
 
 
