@@ -22,7 +22,7 @@ LAYERS = [
     ("wsl.tasks",),
     (
         "wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.export", "wsl.results", "wsl.plots",
-        "wsl.attention_maps", "wsl.trainer",
+        "wsl.zoo_figure", "wsl.attention_maps", "wsl.trainer",
     ),
     ("wsl.run_config", "wsl.build", "wsl.command_line"),
     ("wsl.report",),

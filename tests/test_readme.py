@@ -39,7 +39,7 @@ def shortened(line: str, zoo: Path, folder: Path) -> list[str]:
         arguments = [a for a in arguments if not a.startswith(("trainer.max_epochs", "compare"))]
         arguments += [f"data.path={zoo}", "data.build=''", "data.target=label", "compare=[]", "logger.wandb=false"]
         arguments += ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1"]
-    if script == "scripts/build_zoo.py" and "--help" not in arguments:
+    if script == "scripts/build_zoo.py" and not {"--help", "--describe"} & set(arguments):
         arguments = [a for a in arguments if not a.startswith(("zoo=", "zoo.limit", "out=", "zoo.images"))]
         arguments += ["zoo.limit=40", "zoo.steps=2", "zoo.val_images=180", f"out={folder / 'new.h5'}"]
     return [sys.executable, str(ROOT / script), *arguments]
