@@ -109,6 +109,6 @@ def test_card_shows_how_the_columns_spread(tmp_path: Path) -> None:
     with build(job(broken=(2,)), tmp_path / "zoo.h5") as zoo:
         console.print(card(zoo))
     text = console.export_text()
-    for words in ("2 architectures, 13 to 21 parameters", "6 of 4 runs", "test 2, train 3, val 1", "relu 4, tanh 2"):
+    for words in ("2 architectures, 13 to 21 parameters", "6 of 4 runs", "train 3, val 1, test 2", "relu 4, tanh 2"):
         assert words in text
     assert "mean 0.3167, 0 |█" in text and "left out" in text

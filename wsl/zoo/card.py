@@ -47,7 +47,9 @@ def architectures(zoo: Zoo) -> Table:
     """The most frequent architectures, and all of them in the last line; whether their symmetries were checked."""
     counts = np.bincount(zoo.spec_ids, minlength=len(zoo.specs))
     columns = ("networks", "parameters", "widths", "depth", "activations", "layers", "checked")
-    table = Table(*columns, title="architectures", title_justify="left")
+    table = Table(title="architectures", title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for number in counts.argsort(kind="stable")[::-1][:LISTED].tolist():
         spec = zoo.specs[number]
         words = (widths(spec), str(depth(spec)), ", ".join(activations(spec)), ", ".join(kinds(spec)))
@@ -114,7 +116,7 @@ def _left_out(entries: Any) -> str:
 
 def _lines(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Nested values as ``key.subkey`` → text."""
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping) and (value or not key):
         for name, part in value.items():
             yield from _lines(part, f"{key}.{name}" if key else str(name))
     else:

@@ -22,6 +22,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "image_index": (0, None),
     "view": (0, None),
     "fit_mse": (0, None),
+    "psnr": (-np.inf, None),
 }
 WHOLE = ("label", "image_index", "view")  # columns of integers
 ABSURD_NORM_RATIO = 100.0  # to the median of the architecture

@@ -97,9 +97,11 @@ class PublishedCNN(nn.Module):
 
 
 def _added(x: Tensor, skipped: Tensor) -> Tensor:
-    shared = min(x.shape[1], skipped.shape[1])
-    first = x[:, :shared] + skipped[:, :shared]
-    return first if shared == x.shape[1] else torch.cat([first, x[:, shared:]], 1)
+    """The skipped values on the first channels; those that are missing are zeros, so that x stays one sum."""
+    missing = x.shape[1] - skipped.shape[1]
+    if missing <= 0:
+        return x + skipped[:, : x.shape[1]]
+    return x + torch.cat([skipped, torch.zeros_like(x[:, :missing])], 1)
 
 
 @lru_cache(maxsize=16384)
