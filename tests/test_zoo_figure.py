@@ -17,6 +17,7 @@ from wsl.zoo import Zoo, ZooWriter
 from wsl.zoo.architectures import activations, depth, kinds, widths
 from wsl.zoo.card import full_card, spread
 from wsl.zoo.importers.networks import Architecture, Conv, spec_of
+from wsl.zoo.verify import verify_zoo
 from wsl.zoo_figure import draw_zoo
 
 ROWS = 40
@@ -103,6 +104,8 @@ def test_the_figure(tmp_path: Path, kind: str) -> None:
     path = draw_zoo(write(tmp_path / "z.h5", specs), tmp_path / "figures" / "z.png")
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"))
+    checks = {check.name: check.status for check in verify_zoo(tmp_path / "z.h5", sample=6)}
+    assert "FAILED" not in checks.values() and checks["runs again (6 rows)"] == "ok", checks
     assert pixels.shape[1] > 1000 and pixels.shape[0] > 400 and pixels.std() > 10
 
 
