@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from wsl.plots import ACCENT, INK
 from wsl.zoo import Zoo
-from wsl.zoo.architectures import depth, widths
+from wsl.zoo.architectures import activations, depth, widths
 
 Array = npt.NDArray[Any]
 COLOURS = (ACCENT, "#d98c3f", "#7a5c8e", "#5f9e6e", "#b8c4c9")  # of the splits, in their order; the last: in none
@@ -106,7 +106,10 @@ def _architectures(axes: Axes, zoo: Zoo, owner: Array, splits: int) -> None:
     """Rows by architecture if there are few, by depth and number of parameters if there are many."""
     if len(zoo.specs) <= MOST_BARS:
         axes.set_title("networks by architecture", fontsize=9, loc="left", color=INK)
-        names = [_broken(widths(spec)) for spec in zoo.specs]
+        names = [widths(spec) for spec in zoo.specs]
+        if len(set(names)) < len(names):  # they differ in what stands between the weights
+            names = [f"{name} {', '.join(activations(spec))}" for name, spec in zip(names, zoo.specs, strict=True)]
+        names = [_broken(name) for name in names]
         _bars(axes, names, zoo.spec_ids, owner, splits)
         return
     axes.set_title("networks by number of parameters", fontsize=9, loc="left", color=INK)

@@ -85,8 +85,8 @@ def _shifted(row: int) -> Callable[[h5py.File], None]:
 FAULTS: list[tuple[str, Callable[[h5py.File], Any], str, str]] = [
     ("nan", _set("params", 17, np.float32(np.nan)), "finite weights", "NaN or infinity in row 17"),
     ("zeros", _set("params", 23, np.float32(0)), "norms", "nothing but zeros in row 23"),
-    ("huge", _scaled(31, 1e4), "norms", "norm over 100 times off the median in row 31"),
-    ("tiny", _scaled(32, 1e-4), "norms", "norm over 100 times off the median in row 32"),
+    ("huge", _scaled(31, 1e4), "norms", "norm above 100 or below 0.001 times the median in row 31"),
+    ("tiny", _scaled(32, 1e-4), "norms", "norm above 100 or below 0.001 times the median in row 32"),
     ("copy", _copied(4, 55), "no copies across splits", r"rows 4 \(train\) and 55 \(test\) are identical"),
     ("run", _set("run_id", 58, 103), "runs within one split", "run 103: row 6 is in train, row 58 in test"),
     ("image", _set("columns/image_index", 41, 2), "images within one split", "image 2: row 4 is in train, row 41 in v"),

@@ -25,7 +25,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "psnr": (-np.inf, None),
 }
 WHOLE = ("label", "image_index", "view")  # columns of integers
-ABSURD_NORM_RATIO = 100.0  # to the median of the architecture
+LARGE_NORM, SMALL_NORM = 100.0, 1e-3  # times the median of the architecture; weight decay shrinks some 100-fold
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,12 @@ def _norms(zoo: Zoo, walk: _Walk) -> Check:
         mine = usable & (zoo.spec_ids == number)
         if mine.any():
             median = np.median(walk.norm[mine])
-            large, small = walk.norm > ABSURD_NORM_RATIO * median, walk.norm * ABSURD_NORM_RATIO < median
-            absurd |= mine & (large | small) & (walk.norm > 0)
+            absurd |= mine & ((walk.norm > LARGE_NORM * median) | (walk.norm < SMALL_NORM * median)) & (walk.norm > 0)
     zero = usable & (walk.norm == 0)
     failures += rows_of("nothing but zeros in", np.flatnonzero(zero))
-    failures += rows_of(f"norm over {ABSURD_NORM_RATIO:g} times off the median in", np.flatnonzero(absurd))
+    failures += rows_of(
+        f"norm above {LARGE_NORM:g} or below {SMALL_NORM:g} times the median in", np.flatnonzero(absurd)
+    )
     return Check("norms", failures)
 
 
