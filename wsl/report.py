@@ -135,7 +135,7 @@ def _figures(folder: Path, data: Data, task: Task, result: Result) -> list[Path]
         first = [int(p) for p in range(min(SHOWN, len(data.rows["test"])))]
         batch = data.dataset("test")[first]
         assert isinstance(batch, WeightBatch), "INRs of one zoo share their architecture"
-        images = render(batch, h, w).reshape(len(batch), h, w, c).squeeze(-1).numpy()
+        images = render(batch, h, w, *size.get("range", (0, 1))).reshape(len(batch), h, w, c).squeeze(-1).numpy()
         shown = folder / "figures" / "inrs.png"
         made.append(plots.inr_gallery(images, rows.target[first].tolist(), predicted[first].tolist(), shown))
     return made

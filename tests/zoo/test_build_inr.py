@@ -22,7 +22,7 @@ from torch import nn
 from wsl import native
 from wsl.batch import WeightBatch
 from wsl.config import ConfigError, validated
-from wsl.zoo import Zoo, ZooError
+from wsl.zoo import Zoo, ZooError, ZooWriter
 from wsl.zoo.build import siren_fit, siren_native
 from wsl.zoo.build.inr import INRRecipe
 from wsl.zoo.build.inr_recipe import plan
@@ -192,6 +192,18 @@ def test_init_follows_the_published_convention() -> None:
     assert len(np.unique(rows[:, 0])) == 200
 
 
+def test_init_of_the_nfn_sets_has_the_spread_of_the_published_networks() -> None:
+    """The first layer and the biases hardly move in training: deviations 0.287, 0.409 and 0.104 are published."""
+    siren = Siren((2, 32, 32, 1))
+    rows = initial_values(siren, [(0, 0, image, 0) for image in range(300)], "nfn")
+    parts = np.split(rows, np.cumsum([64, 32, 1024, 32, 32]), axis=1)
+    bounds = [1 / 2, 2**-0.5, np.sqrt(6 / 32) / 30, 32**-0.5, np.sqrt(6 / 32) / 30, 32**-0.5]
+    for part, bound in zip(parts, bounds, strict=True):
+        assert np.abs(part).max() <= np.float32(bound) and part.std() == pytest.approx(bound / np.sqrt(3), rel=0.04)
+    assert parts[0].std() == pytest.approx(0.287, rel=0.02) and parts[1].std() == pytest.approx(0.409, rel=0.02)
+    assert parts[3].std() == pytest.approx(0.104, rel=0.03)
+
+
 def test_init_is_a_function_of_the_seeds_alone() -> None:
     siren = Siren((2, 8, 1))
     key = (3, 1, 12, 2)
@@ -281,7 +293,7 @@ def test_the_file_holds_what_the_recipe_says(built: Path) -> None:
         assert {name: len(rows) for name, rows in zoo.splits.items()} == {"train": 56, "val": 4, "test": 8}
         assert zoo.specs[0].verified and zoo.specs[0].numel == 1185
         assert zoo.recipe["config"] == recipe(**QUICK).model_dump(mode="json")
-        assert zoo.recipe["render"] == {"height": 8, "width": 8, "channels": 1}
+        assert zoo.recipe["render"] == {"height": 8, "width": 8, "channels": 1, "range": [0, 1]}
         image, columns = zoo.column("image_index"), {name: zoo.column(name) for name in zoo.columns}
         np.testing.assert_array_equal(zoo.run_ids, image)
         np.testing.assert_allclose(columns["psnr"], -10 * np.log10(columns["fit_mse"]), atol=1e-3)
@@ -293,6 +305,50 @@ def test_the_file_holds_what_the_recipe_says(built: Path) -> None:
     np.testing.assert_allclose(error, columns["fit_mse"], rtol=1e-3, atol=1e-7)
     assert error.mean() < 5e-3 < ((drawn - images[np.roll(image, 7)] / 255) ** 2).mean()
     assert [check.failures for check in verify_zoo(built) if check.failures] == []
+
+
+def test_the_nfn_convention_draws_the_same_images_in_another_range(tmp_path: Path) -> None:
+    other = recipe(limit=20, steps=300, convention="nfn", output_offset=0.0)
+    with Zoo(build_zoo(other, tmp_path / "zoo.h5", progress=False)) as zoo:
+        assert zoo.recipe["render"]["range"] == [-1, 1] and zoo.specs[0].group["output"].parameters == {}
+        values, images, psnr = zoo.read(0, len(zoo)), zoo.images, zoo.column("psnr")
+        image = zoo.column("image_index")
+    assert images is not None
+    drawn = render(WeightBatch(zoo.specs[0], torch.from_numpy(values)[..., None]), 8, 8)[..., 0].numpy()
+    error = ((drawn - (images[image] / 127.5 - 1)) ** 2).mean(1) / 4
+    np.testing.assert_allclose(-10 * np.log10(error), psnr, atol=0.02)
+    assert psnr.mean() > 20
+    assert [check.failures for check in verify_zoo(tmp_path / "zoo.h5") if check.failures] == []
+    with pytest.raises(ValueError, match="convention=nfn has none; set output_offset=0"):
+        recipe(convention="nfn")
+
+
+def test_networks_from_a_shared_start_fit_sooner_and_stay_together(tmp_path: Path) -> None:
+    few: dict[str, Any] = {"limit": 60, "steps": 10, "views": 2, "stop_psnr": None}
+    shared = {"images": 16, "rounds": 20, "steps": 20, "rate": 1.0}
+    own, ours = (
+        Zoo(build_zoo(recipe(**few, shared_start=start), tmp_path / f"{number}.h5", progress=False))
+        for number, start in enumerate((None, shared))
+    )
+    assert ours.column("psnr").mean() > own.column("psnr").mean() + 1
+    view = ours.column("view")
+    for first in (0, 1):
+        rows = np.flatnonzero(view == first)
+        assert ours.read_rows(rows).std(0).mean() < 0.5 * own.read_rows(rows).std(0).mean()
+    apart = ours.read_rows(np.flatnonzero(view == 0)).mean(0) - ours.read_rows(np.flatnonzero(view == 1)).mean(0)
+    assert np.abs(apart).mean() > 2 * ours.read_rows(np.flatnonzero(view == 0)).std(0).mean()  # views differ
+    again = build_zoo(recipe(**few, shared_start=shared), tmp_path / "again.h5", progress=False, threads=1)
+    assert again.read_bytes() == ours.path.read_bytes()
+
+
+def test_a_file_older_than_an_option_has_its_default(built: Path, tmp_path: Path) -> None:
+    with Zoo(built) as zoo:
+        old = {key: value for key, value in zoo.recipe["config"].items() if key not in ("convention", "shared_start")}
+        with ZooWriter(tmp_path / "old.h5", zoo.specs, len(zoo), zoo.recipe | {"config": old}) as writer:
+            writer.write(0, zoo.read(0, len(zoo)))
+    assert build_zoo(recipe(**QUICK), tmp_path / "old.h5", progress=False) == tmp_path / "old.h5"
+    with pytest.raises(ZooError, match="convention is 'nfn', there 'dwsnets'"):
+        build_zoo(recipe(**QUICK, convention="nfn", output_offset=0.0), tmp_path / "old.h5", progress=False)
 
 
 def test_threads_and_kernels_do_not_matter(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,7 +493,7 @@ def test_mnist_by_the_published_recipe(shared_data: Path, tmp_path: Path) -> Non
     published = recipe(images=files, limit=12, val_images=5000, test_images=0)
     with Zoo(build_zoo(published, tmp_path / "zoo.h5", progress=False)) as zoo:
         assert zoo.column("psnr").mean() > 25
-        assert zoo.recipe["render"] == {"height": 28, "width": 28, "channels": 1}
+        assert zoo.recipe["render"] == {"height": 28, "width": 28, "channels": 1, "range": [0, 1]}
 
 
 def test_cifar_in_colour_and_grey(shared_data: Path, tmp_path: Path) -> None:
@@ -445,7 +501,7 @@ def test_cifar_in_colour_and_grey(shared_data: Path, tmp_path: Path) -> None:
     for grey, channels in ((False, 3), (True, 1)):
         few = recipe(images=files | {"greyscale": grey}, limit=12, val_images=1000, steps=40)
         with Zoo(build_zoo(few, tmp_path / f"{channels}.h5", progress=False)) as zoo:
-            assert zoo.recipe["render"] == {"height": 32, "width": 32, "channels": channels}
+            assert zoo.recipe["render"] == {"height": 32, "width": 32, "channels": channels, "range": [0, 1]}
             assert zoo.specs[0].size_of("output") == channels
         assert [check.failures for check in verify_zoo(tmp_path / f"{channels}.h5") if check.failures] == []
 

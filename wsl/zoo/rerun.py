@@ -103,6 +103,7 @@ def check_fit(zoo: Zoo, rows: Array, columns: Mapping[str, Array], images: Array
     try:
         size = zoo.recipe["render"]
         height, width, channels = (int(size[side]) for side in ("height", "width", "channels"))
+        black, white = (float(value) for value in size.get("range", (0, 1)))
     except (KeyError, TypeError, ValueError):
         return ("recipe has no render: {height, width, channels}; build the zoo again",), ""
     if height * width * channels != images.shape[1]:
@@ -111,7 +112,7 @@ def check_fit(zoo: Zoo, rows: Array, columns: Mapping[str, Array], images: Array
     failures = []
     for part, batch in _batches(zoo, rows, torch.float32):
         try:
-            rendered = render(batch, height, width).flatten(1)
+            rendered = render(batch, height, width, black, white).flatten(1)
         except (ValueError, RuntimeError) as error:
             failures.append(f"row {part[0]} cannot be rendered: {error}")
             continue

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Interval, MinLen
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from wsl.config import Strict
 from wsl.ranges import NonNegativeInt, PositiveFloat, PositiveInt
-from wsl.zoo.build.siren_fit import Siren
+from wsl.zoo.build.siren_fit import Convention, Siren
 from wsl.zoo.images import Images
 from wsl.zoo.layout import ZooError
 
@@ -27,6 +27,15 @@ class Sources(Strict):
     greyscale: bool = Field(False, description="reduce colour images to one channel")
 
 
+class SharedStart(Strict):
+    """How a start that all networks of a view share is learned (see :mod:`wsl.zoo.build.shared_start`)."""
+
+    images: PositiveInt = Field(64, description="training images fitted in a round")
+    rounds: PositiveInt = Field(50, description="moves of the start")
+    steps: PositiveInt = Field(32, description="updates of each fit")
+    rate: Annotated[float, Interval(gt=0, le=1)] = Field(1.0, description="of the first move, towards the mean")
+
+
 class INRRecipe(Strict):
     """How a zoo of SIRENs, one for each view of each image, is made. The defaults are those of the published sets."""
 
@@ -34,6 +43,8 @@ class INRRecipe(Strict):
     images: Sources
     limit: PositiveInt | None = Field(None, description="use a random subset of this many images (null: all)")
     hidden: Annotated[tuple[PositiveInt, ...], MinLen(1)] = Field((32, 32), description="widths of the sine layers")
+    convention: Convention = Field("dwsnets", description="of the start and of the pixels' range: whose published sets")
+    shared_start: SharedStart | None = Field(None, description="learn one start for all images; null: each has its own")
     omega: PositiveFloat = Field(30.0, description="ω in h = sin(ω z), in every layer and in the init")
     output_offset: float = Field(0.5, description="added to the output, so that a fresh network draws mid-grey")
     learning_rate: PositiveFloat = Field(5e-4, description="of Adam")
@@ -44,6 +55,23 @@ class INRRecipe(Strict):
     test_images: NonNegativeInt = Field(0, description="the same for test images, where there is no test file")
     seed: Annotated[int, Interval(ge=0, lt=2**32)] = Field(0, description="of init, splits and subset")
     block: Annotated[int, Ge(1)] = Field(32, description="networks fitted, and kept in case of a crash, at a time")
+
+    @model_validator(mode="after")
+    def _offset_fits(self) -> INRRecipe:
+        if self.convention == "nfn" and self.output_offset:
+            raise ValueError(f"output_offset={self.output_offset}: convention=nfn has none; set output_offset=0.0")
+        return self
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        """What black and white are for the networks."""
+        return (0.0, 1.0) if self.convention == "dwsnets" else (-1.0, 1.0)
+
+    def targets(self, pixels: np.ndarray) -> np.ndarray:
+        """Images uint8 ``[n, height, width, channels]`` as networks draw them, float32 ``[n, N, channels]``."""
+        low, high = self.pixel_range
+        unit = pixels.reshape(len(pixels), -1, pixels.shape[3]).astype(np.float32) / np.float32(255)
+        return unit if (low, high) == (0, 1) else np.float32(low) + np.float32(high - low) * unit
 
     def siren(self, channels: int) -> Siren:
         return Siren((2, *self.hidden, channels), self.omega, self.output_offset)

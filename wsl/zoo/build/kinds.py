@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
+from pydantic import ValidationError
 
 from wsl.batch import WeightBatch
 from wsl.config import Strict, one_of
@@ -80,6 +82,8 @@ def build_zoo(recipe: AnyRecipe, out: Path, progress: bool = True, threads: int 
 def _check_same(recipe: AnyRecipe, out: Path) -> None:
     with Zoo(out) as zoo:
         found = zoo.recipe.get("config", {})
+    with contextlib.suppress(ValidationError):  # an option younger than the file had its default when it was made
+        found = type(recipe).model_validate(found).model_dump(mode="json")
     if different := differences(recipe.model_dump(mode="json"), found):
         raise ZooError(
             f"{out}: exists and has another recipe: {'; '.join(different)}. Choose another out=FILE, or delete it"

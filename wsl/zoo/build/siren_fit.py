@@ -22,6 +22,7 @@ from torch import Tensor
 from wsl.zoo.build import siren_native
 
 Kernel = Literal["native", "torch"]
+Convention = Literal["dwsnets", "nfn"]
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 PIXELS_AT_ONCE = 8 * 28 * 28  # of the torch kernel: more leave the cache, fewer leave the matmuls too small
 
@@ -61,10 +62,12 @@ def default_kernel() -> Kernel:
     return "native" if siren_native.available() else "torch"
 
 
-def initial_values(siren: Siren, seeds: Sequence[Sequence[int]]) -> np.ndarray:
-    """Fresh networks in the convention of the published INR sets, float32 ``[B, P]``.
+def initial_values(siren: Siren, seeds: Sequence[Sequence[int]], convention: Convention = "dwsnets") -> np.ndarray:
+    """Fresh networks in the convention of published INR sets, float32 ``[B, P]``.
 
-    Weights, those of the first layer too, are uniform within ±√(6 / fan_in) / ω; biases are zero (DWSNets' generator).
+    ``dwsnets``: weights, those of the first layer too, are uniform within ±√(6 / fan_in) / ω; biases are zero.
+    ``nfn``: weights of the first layer are uniform within ±1 / fan_in, others as above, as Sitzmann et al. start a
+    SIREN; biases are uniform within ±1 / √fan_in.
 
     Args:
         seeds: for each network the numbers that its values are a function of, and of nothing else.
@@ -74,9 +77,11 @@ def initial_values(siren: Siren, seeds: Sequence[Sequence[int]]) -> np.ndarray:
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(list(seed))))
         start = 0
         for n_in, n_out in pairwise(siren.widths):
-            bound = math.sqrt(6 / n_in) / siren.omega
+            bound = 1 / n_in if convention == "nfn" and start == 0 else math.sqrt(6 / n_in) / siren.omega
             row[start : start + n_in * n_out] = generator.uniform(-bound, bound, n_in * n_out)
             start += n_out * (n_in + 1)
+            if convention == "nfn":
+                row[start - n_out : start] = generator.uniform(-(n_in**-0.5), n_in**-0.5, n_out)
     return rows
 
 
