@@ -521,6 +521,14 @@ def test_recipes_of_the_config_folder_are_valid(name: str) -> None:
         validated(INRRecipe, values | {"views": 0})  # type: ignore[arg-type]
 
 
+def test_recipe_of_the_nfn_sets_is_theirs() -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        values = OmegaConf.to_container(compose("build_zoo", ["zoo=mnist_inr_nfn"]).zoo)
+    theirs = validated(INRRecipe, values)  # type: ignore[arg-type]
+    assert (theirs.convention, theirs.output_offset, theirs.pixel_range) == ("nfn", 0.0, (-1.0, 1.0))
+    assert (theirs.learning_rate, theirs.steps, theirs.stop_psnr, theirs.omega) == (5e-5, 5000, None, 30)
+
+
 def test_script_builds_and_refuses(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "scripts" / "build_zoo.py"), *arguments]
