@@ -58,6 +58,8 @@ CASES = [
     Case("ng_gnn_forward_edges", lambda s: NGGNN(s, 10, width=16, probes=0, reverse_edges=False), INR, scale=0.1),
     Case("ng_gnn_residual", lambda s: NGGNN(s, 10, width=16, probes=4, residual=True), RELU),
     Case("ng_gnn_plain_inputs", lambda s: NGGNN(s, 3, width=8, probes=0, fourier_features=0), RELU),
+    Case("ng_gnn_edges", lambda s: NGGNN(s, 10, width=16, probes=4, form="edges", readout="attention"), RELU),
+    Case("ng_gnn_field", lambda s: NGGNN(s, 3, width=16, probes=0, equivariant=True, field_scale=1.0), RELU),
     Case("gatv2", lambda s: GATv2Encoder(s, 10, width=16, probes=8), INR, scale=0.1),
     Case("gatv2_plain", lambda s: GATv2Encoder(s, 3, width=8, heads=2, probes=0, norm="none", residual=False), RELU),
 ]

@@ -15,7 +15,7 @@ from wsl.graphs.frame import frame_of
 from wsl.graphs.network import GraphError, GraphOptions, network_graph
 from wsl.graphs.network.attention import tied_attention
 from wsl.graphs.tables import edge_classes, node_classes
-from wsl.spec import Connection, Label, NeuronGroup, StoredTensor, VirtualTensor, WeightSpec, mlp_spec
+from wsl.spec import Connection, Label, NeuronGroup, StoredTensor, VirtualTensor, mlp_spec
 from wsl.symmetry import GroupElement, act, draw
 from wsl.trace import trace
 
@@ -301,7 +301,7 @@ def test_a_network_of_another_architecture_must_fit_the_frame() -> None:
             edge_list(random_batch(other), frame)
 
 
-def test_a_kernel_must_fit_the_frame(spec: WeightSpec | None = None) -> None:
+def test_a_kernel_must_fit_the_frame() -> None:
     small = trace(nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.randn(1, 1, 5, 5))
     large = trace(nn.Sequential(nn.Conv2d(1, 2, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.randn(1, 1, 5, 5))
     edge_list(random_batch(small), frame_of([large]))
