@@ -478,7 +478,7 @@ def test_differences_name_nested_keys() -> None:
 
 def test_diverging_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(ZooError, match=r"row 0 \(image 0, view 0\) diverged; lower zoo\.learning_rate"):
-        build_zoo(recipe(**QUICK, learning_rate=1e30), tmp_path / "zoo.h5", progress=False)
+        build_zoo(recipe(**QUICK, learning_rate=1e30), tmp_path / "zoo.h5", progress=False, threads=1)
     assert not (tmp_path / "zoo.h5").exists()
 
 

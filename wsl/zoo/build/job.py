@@ -148,7 +148,7 @@ def _fit_all(job: Job, folder: WorkFolder, threads: int, progress: bool) -> _Fit
 
 def _keep(job: Job, running: dict[Future[Arrays], int], folder: WorkFolder, fitted: _Fitted, shown: Progress) -> None:
     """Wait until a block is finished, and keep what is."""
-    for future in wait(running, return_when=FIRST_COMPLETED).done:
+    for future in sorted(wait(running, return_when=FIRST_COMPLETED).done, key=running.__getitem__):
         number, arrays = running.pop(future), future.result()
         folder.save(number, arrays)
         block = job.blocks[number]
