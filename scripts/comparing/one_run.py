@@ -1,0 +1,161 @@
+"""Train and test one encoder in a process of its own, and measure what that took."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from benchmarks.measure import matmul_unit, peak_rss  # noqa: E402
+
+from train import run  # noqa: E402
+from wsl import build, trainer  # noqa: E402
+from wsl.build import RunConfig  # noqa: E402
+from wsl.errors import UserError  # noqa: E402
+from wsl.results import Result  # noqa: E402
+from wsl.run_folder import owned, write_text  # noqa: E402
+
+#: training steps that are timed before a run, after as many that warm up
+TIMED_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run that is wanted.
+
+    Attributes:
+        folder: of the run; a finished one is read, not repeated, one that was interrupted goes on.
+        overrides: of ``train.py``, without encoder, rate and seed.
+        encoder: option of the encoder group. rate: learning rate. seed: of the run.
+        epochs: at most; fewer where they would take longer than ``minutes``.
+    """
+
+    folder: Path
+    overrides: tuple[str, ...]
+    encoder: str
+    rate: float
+    seed: int
+    epochs: int
+    minutes: float
+    threads: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run found. ``refused`` is the encoder's sentence where it cannot read the zoo; all else is absent then.
+
+    Attributes:
+        step_units: median training step in matmul units. peak_mib: largest resident size of the process.
+        symmetries: that the encoder claims. to_95: seconds until validation reached 95 % of its best, nan if unknown.
+    """
+
+    refused: str = ""
+    result: Result | None = None
+    step_units: float = math.nan
+    peak_mib: float = math.nan
+    symmetries: tuple[str, ...] = ()
+    to_95: float = math.nan
+
+    def write(self, path: Path) -> None:
+        write_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Outcome:
+        values = json.loads(path.read_text())
+        found = values.pop("result")
+        result = None if found is None else Result(**{**found, "compared": ()})
+        return cls(**{**values, "symmetries": tuple(values["symmetries"])}, result=result)
+
+
+def outcome_of(order: Order) -> Outcome:
+    """Carry out an order, or read what an earlier process found."""
+    path = order.folder / "outcome.json"
+    if path.exists():
+        return Outcome.read(path)
+    torch.set_num_threads(order.threads)
+    trainer.quieten()
+    order.folder.mkdir(parents=True, exist_ok=True)
+    config = configured(order)
+    try:
+        data = build.data(config)
+        encoder = build.encoder(config, data)
+    except UserError as error:
+        found = Outcome(refused=str(error).splitlines()[0])
+    else:
+        step = step_seconds(config, data, encoder)
+        per_epoch = step * len(data.train_dataloader())
+        epochs = max(1, min(order.epochs, int(order.minutes * 60 / per_epoch)))
+        shorter = config.trainer.model_copy(update={"max_epochs": epochs})
+        with owned(order.folder):
+            result = run(_resumable(config.model_copy(update={"trainer": shorter}), order.folder), order.folder)
+        found = Outcome(
+            result=result,
+            step_units=step / matmul_unit(10),
+            peak_mib=peak_rss() / 2**20,
+            symmetries=tuple(sorted(encoder.symmetries)),
+            to_95=seconds_to_95(order.folder, result),
+        )
+    found.write(path)
+    return found
+
+
+def configured(order: Order) -> RunConfig:
+    """The config of a run: that of ``train.py`` with these overrides."""
+    chosen = (f"encoder={order.encoder}", f"seed={order.seed}", f"optimizer.lr={order.rate}", "compare=[]")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", [*order.overrides, *chosen, f"trainer.max_epochs={order.epochs}"])
+        return build.config(cfg).model_copy(update={"label": order.encoder})
+
+
+def _resumable(config: RunConfig, folder: Path) -> RunConfig:
+    """The config to go on with an interrupted run in its folder, or to begin again where it left no checkpoint."""
+    if (folder / "checkpoints" / "last.ckpt").exists():
+        return config.model_copy(update={"resume": str(folder)})
+    for left in folder.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif left.name != ".lock":
+            left.unlink()
+    return config
+
+
+def step_seconds(config: RunConfig, data: build.Data, encoder: torch.nn.Module) -> float:
+    """Median time of forward, backward and update on a training batch; the encoder is left as it was."""
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    task = build.task(config, encoder)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.0, weight_decay=0.0)
+    batches, times = iter(data.train_dataloader()), []
+    encoder.train()
+    for batch, _ in zip(batches, range(2 * TIMED_STEPS), strict=False):
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        task.loss(task.output(batch), batch).backward()
+        optimizer.step()
+        times.append(time.perf_counter() - start)
+    encoder.load_state_dict(before)
+    late = sorted(times[len(times) // 2 :])
+    return late[len(late) // 2]
+
+
+def seconds_to_95(folder: Path, result: Result) -> float:
+    """Training time until the validation metric first reached 95 % of its best, from the epochs of metrics.csv."""
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    names = lines[0].split(",")
+    key = f"val/{result.metric}"
+    if key not in names:
+        return math.nan
+    column, goal = names.index(key), 0.95 * result.val[result.metric]
+    values = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+    reached = next((n for n, value in enumerate(values) if value >= goal), None)
+    return math.nan if reached is None else (reached + 1) * result.seconds / len(values)

@@ -1,0 +1,109 @@
+"""The tables and the figure of a comparison."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from comparing.one_run import Outcome
+from wsl.results import mean_std
+
+COLUMNS = (
+    "encoder",
+    "test",
+    "seeds",
+    "val",
+    "rate",
+    "parameters",
+    "epochs",
+    "step, units",
+    "peak, MiB",
+    "to 95 %, s",
+    "training, s",
+    "symmetries",
+)
+
+
+def ordered(found: Mapping[str, Sequence[Outcome]]) -> list[tuple[str, Sequence[Outcome]]]:
+    """Best test metric first, refusals last."""
+
+    def key(item: tuple[str, Sequence[Outcome]]) -> float:
+        values = tests(item[1])
+        return -statistics.fmean(values) if values else math.inf
+
+    return sorted(found.items(), key=key)
+
+
+def tests(outcomes: Sequence[Outcome]) -> list[float]:
+    return [o.result.test[o.result.metric] for o in outcomes if o.result is not None]
+
+
+def rows(found: Mapping[str, Sequence[Outcome]], rates: Mapping[str, float]) -> list[tuple[str, ...]]:
+    """One row per encoder, in the order of :data:`COLUMNS`."""
+    out = []
+    for name, outcomes in ordered(found):
+        results = [o.result for o in outcomes if o.result is not None]
+        if not results:
+            out.append((name, outcomes[0].refused, *[""] * (len(COLUMNS) - 2)))
+            continue
+        metric = results[0].metric
+        last = outcomes[-1]
+        out.append(
+            (
+                name,
+                mean_std(tests(outcomes)),
+                str(len(results)),
+                mean_std([r.val[metric] for r in results]),
+                f"{rates[name]:g}",
+                f"{results[0].parameters:,}",
+                str(results[0].epochs),
+                _mean([o.step_units for o in outcomes], 1),
+                _mean([o.peak_mib for o in outcomes], 0),
+                _mean([o.to_95 for o in outcomes], 0),
+                _mean([r.seconds for r in results], 0),
+                ", ".join(last.symmetries) or "none",
+            )
+        )
+    return out
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    known = [v for v in values if not math.isnan(v)]
+    return f"{statistics.fmean(known):,.{digits}f}" if known else "?"
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; numbers to the right."""
+    rule = ["---", *["---:"] * (len(COLUMNS) - 2), "---"]
+    lines = [COLUMNS, rule, *table]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def comma_separated(table: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows([COLUMNS, *table])
+    return text.getvalue()
+
+
+def figure(found: Mapping[str, Sequence[Outcome]], title: str, path: Path) -> None:
+    """Test metric of each encoder against the cost of a training step, seeds as bars."""
+    shown = [(name, outcomes) for name, outcomes in ordered(found) if tests(outcomes)]
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for name, outcomes in shown:
+        values = tests(outcomes)
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        x, y = statistics.fmean(o.step_units for o in outcomes), statistics.fmean(values)
+        axes.errorbar(x, y, yerr=spread, fmt="o", capsize=3)
+        axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
+    metric = shown[0][1][0].result.metric if shown and shown[0][1][0].result else ""
+    axes.set(xscale="log", xlabel="training step, matmul units", ylabel=f"test {metric}", title=title)
+    axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
