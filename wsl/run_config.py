@@ -36,6 +36,7 @@ from wsl.encoders.monomial_front import MonomialFront
 from wsl.encoders.nfn import NFNHNP, NFNNP
 from wsl.encoders.nft import NFT
 from wsl.encoders.ng_gnn import NGGNN
+from wsl.encoders.ng_transformer import NGTransformer
 from wsl.encoders.node.attention import GAT, GATv2Node
 from wsl.encoders.node.convolutions import GCN, GCNII, GIN, SAGE
 from wsl.encoders.node.decoupled import APPNP, SGC, Heat
@@ -53,6 +54,7 @@ from wsl.zoo.build.kinds import AnyRecipe
 
 ENCODERS: dict[str, type[Encoder]] = {
     "ng_gnn": NGGNN,
+    "ng_t": NGTransformer,
     "gatv2": GATv2Encoder,
     "unf": UNF,
     "nfn_np": NFNNP,

@@ -25,6 +25,7 @@ from wsl.encoders.monomial_front import MonomialFront
 from wsl.encoders.nfn import NFNHNP, NFNNP
 from wsl.encoders.nft import NFT
 from wsl.encoders.ng_gnn import NGGNN
+from wsl.encoders.ng_transformer import NGTransformer
 from wsl.encoders.probe import ProbeMLP
 from wsl.encoders.statnn import StatNN
 from wsl.encoders.unf import UNF
@@ -56,6 +57,10 @@ class Case:
 CASES = [
     Case("ng_gnn", lambda s: NGGNN(s, 10, width=16, probes=8), INR, scale=0.1),
     Case("ng_gnn_forward_edges", lambda s: NGGNN(s, 10, width=16, probes=0, reverse_edges=False), INR, scale=0.1),
+    Case("ng_t", lambda s: NGTransformer(s, 5, node_width=8, edge_width=8, width=8, heads=2, layers=2), RELU),
+    Case(
+        "ng_t_sparse", lambda s: NGTransformer(s, 5, node_width=8, edge_width=8, width=8, form="sparse"), INR, scale=0.1
+    ),
     Case("ng_gnn_residual", lambda s: NGGNN(s, 10, width=16, probes=4, residual=True), RELU),
     Case("ng_gnn_plain_inputs", lambda s: NGGNN(s, 3, width=8, probes=0, fourier_features=0), RELU),
     Case("ng_gnn_edges", lambda s: NGGNN(s, 10, width=16, probes=4, form="edges", readout="attention"), RELU),

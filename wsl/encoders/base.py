@@ -38,9 +38,9 @@ class Encoder(nn.Module):
     equivariant: bool = False
     reads: ClassVar[tuple[type[Any], ...]] = (WeightSpec,)
 
-    def __init__(self, spec: WeightSpec, out_features: int) -> None:
+    def __init__(self, spec: WeightSpec | SpecFamily, out_features: int) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec: Any = spec  # of one of the types in ``reads``
         self.out_features = out_features
 
     def forward(self, batch: WeightBatch) -> Tensor:

@@ -44,7 +44,7 @@ class FlatMLP(Encoder):
         hidden: tuple[PositiveInt, ...] = (512, 512),
         dropout: Rate = 0.0,
     ) -> None:
-        super().__init__(spec, out_features)  # type: ignore[arg-type]
+        super().__init__(spec, out_features)
         if len({member.stored for member in specs_of(spec)}) != 1:
             raise UnsupportedSpecError(
                 "a flat MLP reads rows that store the same tensors, and this zoo's architectures differ in theirs; "

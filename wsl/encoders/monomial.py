@@ -82,7 +82,7 @@ class Monomial(Encoder):
         in_channels: PositiveInt = 1,
     ) -> None:
         specs = specs_of(spec)
-        super().__init__(spec, out_features)  # type: ignore[arg-type]  # families have no encoder of their own
+        super().__init__(spec, out_features)
         self.first = specs[0]
         self._number = {each: n for n, each in enumerate(_alike(specs))}
         self.equivariant, self.pooling = equivariant, pooling

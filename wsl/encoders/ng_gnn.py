@@ -102,7 +102,7 @@ class NGGNN(Encoder):
         equivariant: bool = False,
         field_scale: PositiveFloat = 0.01,
     ) -> None:
-        super().__init__(spec, out_features)  # type: ignore[arg-type]  # families have no encoder of their own
+        super().__init__(spec, out_features)
         self.residual, self.kind, self.equivariant = residual, readout, equivariant
         self.graph: BlockGraph | None = None
         if equivariant and form == "blocks":

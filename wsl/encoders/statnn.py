@@ -49,7 +49,7 @@ class StatNN(Encoder):
         hidden: tuple[PositiveInt, ...] = (256, 256),
         dropout: Rate = 0.0,
     ) -> None:
-        super().__init__(spec, out_features)  # type: ignore[arg-type]
+        super().__init__(spec, out_features)
         self.statistics = TensorStatistics(specs_of(spec))
         features = self.statistics.features
         self.register_buffer("mean", torch.zeros(features))
