@@ -29,7 +29,7 @@ LAYERS = [
 ]  # fmt: skip
 #: library → the modules that may import it
 HOMES = {
-    "h5py": ("wsl.zoo",),
+    "h5py": ("wsl.zoo", "scripts.benchmarks.streaming"),  # the latter measures against it
     "pytorch_lightning": (
         "wsl.data", "wsl.tasks", "wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.trainer", "wsl.build",
         "wsl.report",
