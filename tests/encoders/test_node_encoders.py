@@ -11,7 +11,7 @@ from torch import Tensor
 from wsl.encoders.base import UnsupportedSpecError
 from wsl.encoders.node.attention import GAT, GATv2Node
 from wsl.encoders.node.base import NodeEncoder
-from wsl.encoders.node.convolutions import GCN, SAGE
+from wsl.encoders.node.convolutions import GCN, GCNII, GIN, SAGE
 from wsl.graphs.geometric import geometric
 from wsl.graphs.node_graph import NodeBatch, NodeGraph, NodeGraphSpec
 from wsl.spec import mlp_spec
@@ -20,6 +20,8 @@ SPEC = NodeGraphSpec(5)
 ENCODERS: dict[str, Callable[[], NodeEncoder]] = {
     "gcn": lambda: GCN(SPEC, 3, hidden=8),
     "sage": lambda: SAGE(SPEC, 3, hidden=8, layers=3),
+    "gin": lambda: GIN(SPEC, 3, hidden=8),
+    "gcnii": lambda: GCNII(SPEC, 3, hidden=8, layers=3),
     "gat": lambda: GAT(SPEC, 3, hidden=8, heads=4),
     "gatv2": lambda: GATv2Node(SPEC, 3, hidden=8, heads=4),
     "gatv2_plus": lambda: GATv2Node(SPEC, 3, hidden=8, heads=2, layers=3, score="softplus", direct="theta_n"),
