@@ -46,7 +46,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None, help="folder (default runs/compare_ZOO)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further overrides of train.py")
-    chosen = parser.parse_args(given)
+    chosen = parser.parse_intermixed_args(given)
     known = options("encoder")
     chosen.encoders = known if chosen.encoders == ["all"] else chosen.encoders
     if unknown := sorted(set(chosen.encoders) - set(known)):
