@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from graph_specs import random_batch, spec_named
 
-from wsl.batch import WeightBatch
+from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import UnsupportedSpecError
 from wsl.encoders.gatv2 import GATv2Encoder
 from wsl.graphs.geometric import geometric
 from wsl.spec import mlp_spec
+from wsl.spec.family import SpecFamily
+from wsl.symmetry import act, draw
 
 INR = mlp_spec([2, 6, 5, 3], "sine", {"omega": 30.0}, output_offset=0.5)
 
@@ -48,6 +51,45 @@ def test_dense_blocks_equal_pyg_on_the_list_of_edges(reverse_edges: bool) -> Non
     assert (encoder(batch) - expected).abs().max() < 1e-12 * expected.abs().max()
 
 
+@pytest.mark.parametrize("reverse_edges", [False, True])
+def test_blocks_equal_the_edge_list(reverse_edges: bool) -> None:
+    options = {"width": 8, "layers": 2, "heads": 2, "probes": 0, "fourier_features": 4, "reverse_edges": reverse_edges}
+    blocks = GATv2Encoder(INR, 4, **options, form="blocks").double().eval()
+    edges = GATv2Encoder(INR, 4, **options, form="edges").double().eval()
+    held = edges.state_dict()
+    renamed = {"places": "positional.weight", "edge_waves.0": "edge_waves", "lift_edges.0": "lift_edges"}
+    renamed["project_edges.0"] = "project_edges"
+    for name, value in blocks.state_dict().items():
+        for theirs, ours in renamed.items():
+            name = name.replace(ours, theirs)
+        name = name.replace("embed.", "front.embed.", 1) if name.startswith("embed.") else name
+        assert name in held and held[name].shape == value.shape, name
+        held[name] = value
+    edges.load_state_dict(held)
+    batch = networks()
+    for encoder in (blocks, edges):
+        encoder.fit_statistics(batch)
+    expected = blocks(batch)
+    assert (edges(batch) - expected).abs().max() < 1e-12 * expected.abs().max()
+
+
+@pytest.mark.parametrize("readout", ["outputs", "mean", "max", "attention"])
+def test_networks_of_mixed_batches_do_not_notice_each_other(readout: str) -> None:
+    names = ("lenet", "resnet_a", "resnet_b")
+    parts = [random_batch(spec_named(name), 2) for name in names]
+    batch = MixedWeightBatch.collate(parts).select(torch.tensor([4, 0, 3, 5, 1, 2]))
+    encoder = GATv2Encoder(
+        SpecFamily(tuple(spec_named(name) for name in names)), 4, width=8, heads=2, probes=0, readout=readout
+    ).double().eval()  # fmt: skip
+    together = encoder(batch)
+    for number in range(len(batch)):
+        alone = encoder(batch.select(torch.tensor([number])))[0]
+        assert (alone - together[number]).abs().max() < 1e-10 * together.abs().max()
+    spec = parts[1].spec
+    moved = act(draw(spec, 2, dtype=torch.float64), parts[1])
+    assert (encoder(moved) - encoder(parts[1])).abs().max() < 1e-10 * together.abs().max()
+
+
 @pytest.mark.parametrize("options", [{"probes": 0, "score": "softplus"}, {"probes": 3, "init": "balanced"}])
 def test_gradient_reaches_every_map(options: dict) -> None:
     encoder = GATv2Encoder(INR, 4, width=8, layers=3, heads=2, fourier_features=4, **options).double()
@@ -82,7 +124,7 @@ def test_refusals() -> None:
         GATv2Encoder(INR, 2, width=8, heads=3)
     with pytest.raises(ValueError, match="was built for"):
         GATv2Encoder(INR, 2, width=8, probes=0)(WeightBatch(mlp_spec([2, 3, 1], "relu"), torch.zeros(1, 13, 1)))
-    norm = dict(INR.to_dict())
-    norm["connections"] = [dict(c, kind="conv") for c in norm["connections"]]
     with pytest.raises(UnsupportedSpecError, match="GATv2 cannot take this spec"):
-        GATv2Encoder(type(INR).from_dict(norm), 2)
+        GATv2Encoder(INR.replace(connections=()), 2)
+    with pytest.raises(UnsupportedSpecError, match="dense blocks cannot hold a mixed zoo"):
+        GATv2Encoder(SpecFamily((INR,)), 2, form="blocks")

@@ -66,6 +66,7 @@ CASES = [
     Case("ng_gnn_edges", lambda s: NGGNN(s, 10, width=16, probes=4, form="edges", readout="attention"), RELU),
     Case("ng_gnn_field", lambda s: NGGNN(s, 3, width=16, probes=0, equivariant=True, field_scale=1.0), RELU),
     Case("gatv2", lambda s: GATv2Encoder(s, 10, width=16, probes=8), INR, scale=0.1),
+    Case("gatv2_edges", lambda s: GATv2Encoder(s, 10, width=16, probes=4, form="edges", readout="attention"), RELU),
     Case("gatv2_plain", lambda s: GATv2Encoder(s, 3, width=8, heads=2, probes=0, norm="none", residual=False), RELU),
 ]
 CASES += [

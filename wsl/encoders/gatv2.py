@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsl.batch import WeightBatch
+from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.attention_options import initialise_balanced, per_head
-from wsl.encoders.base import StandardizingEncoder
-from wsl.encoders.neural_graph import NeuralGraphEmbedding, neural_graph
+from wsl.encoders.base import Encoder, UnsupportedSpecError
+from wsl.encoders.graph_embedding import EdgeListFront, graph_frame, output_states, padded_states
+from wsl.encoders.neural_graph import NeuralGraphEmbedding, fits_blocks, neural_graph, one_spec
+from wsl.graphs.blocks import BlockGraph
+from wsl.graphs.network import GraphOptions
+from wsl.nn.gatv2.graph import EdgeGraph
 from wsl.nn.gatv2_conv import GATv2Conv
 from wsl.nn.mlp import mlp
+from wsl.nn.node_pooling import NodePooling
 from wsl.nn.standardize import Standardize
 from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate
 from wsl.spec import WeightSpec
+from wsl.spec.family import SpecFamily
 
 
-class GATv2Encoder(StandardizingEncoder):
+class GATv2Encoder(Encoder):
     """Embeds networks by attention on their neural graph: neurons choose among the neurons that feed them.
 
         x ← embedding of biases, probe features and positions          e ← embedding of weights
         x ← x + relu(norm(GATv2(x, e)))   in every layer               out = MLP(states of the output neurons)
 
     The weights of the input network are edge features: they decide how much a neuron listens to another one, and the
-    states of the neurons are what it hears. The layers run as dense blocks with closed-form gradients
-    (:mod:`wsl.nn.gatv2`), no tensor of edges × channels is kept for the backward pass of a layer.
+    states of the neurons are what it hears. The layers have closed-form gradients (:mod:`wsl.nn.gatv2`): no tensor of
+    edges × channels is kept for the backward pass. Networks of one spec whose connections are all linear run as dense
+    blocks, all others and mixed zoos as an edge list.
 
     Source of the layer: Brody, Alon, Yahav, "How Attentive are Graph Attention Networks?", ICLR 2022; of the graph:
     Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of Neural Networks", ICLR 2024.
 
     Args:
-        spec: what the networks share; all connections linear.
+        spec: what the networks share, or the family of their specs.
         out_features: number of features returned.
         width: C, size of node states, all heads together; a multiple of ``heads``.
         layers: rounds of attention.
@@ -49,21 +56,30 @@ class GATv2Encoder(StandardizingEncoder):
         init: "glorot", or "balanced" (:func:`wsl.nn.gatv2.balance.balance_`).
         fourier_features: number of waves per value; 0 feeds the value itself.
         fourier_std: standard deviation of the waves' frequencies.
-        standardize: subtract mean and divide by deviation of each tensor (see :meth:`fit_statistics`).
+        standardize: subtract mean and divide by deviation, each tensor by its own; on an edge list, each depth by its
+            own (see :meth:`fit_statistics`).
+        readout: "outputs" concatenates the output nodes; "mean", "max" and "attention" pool all nodes.
+        form: "blocks" or "edges" asks for one form of the graph; "auto" chooses.
+        flatten: see :class:`~wsl.graphs.network.GraphOptions`, as for the next two.
+        linear_layers: "kernel" or "own".
+        attention_nodes: "separate" or "triple"; the latter respects fewer permutations.
+        probe_size: height and width of probe images, for convolutional networks.
+        probe_file: array (.npy) of inputs to probe with instead of learned ones; empty for none.
 
-    Shapes: batch of ``[B, P, 1]`` → ``[B, out_features]``.
+    Shapes: batch of ``[B, P, 1]`` or a mixed one → ``[B, out_features]``.
 
     Raises:
-        UnsupportedSpecError: if the spec has no neural graph of dense blocks, no output group, or probes are asked of
-            networks that cannot be run.
+        UnsupportedSpecError: if a spec has no neural graph, no output neurons though they are to be read, or probes are
+            asked of networks that cannot be run.
         AttentionOptionError: if ``heads`` does not divide ``width``, or there is no balanced initialisation.
     """
 
     symmetries: ClassVar[frozenset[str]] = frozenset({"permutation"})
+    reads: ClassVar[tuple[type[Any], ...]] = (WeightSpec, SpecFamily)
 
     def __init__(
         self,
-        spec: WeightSpec,
+        spec: WeightSpec | SpecFamily,
         out_features: int,
         *,
         width: PositiveInt = 64,
@@ -81,12 +97,36 @@ class GATv2Encoder(StandardizingEncoder):
         fourier_features: NonNegativeInt = 128,
         fourier_std: NonNegativeFloat = 3.0,
         standardize: bool = True,
+        readout: Literal["outputs", "mean", "max", "attention"] = "outputs",
+        form: Literal["auto", "blocks", "edges"] = "auto",
+        flatten: Literal["kernel", "repeat", "layer"] = "kernel",
+        linear_layers: Literal["kernel", "own"] = "kernel",
+        attention_nodes: Literal["separate", "triple"] = "separate",
+        probe_size: PositiveInt = 32,
+        probe_file: str = "",
     ) -> None:
         super().__init__(spec, out_features)
-        self.graph, self.outputs = neural_graph(spec, reverse_edges, "GATv2")
-        self.residual, self.norm = residual, norm
-        self.standardize = Standardize(spec) if standardize else None
-        self.embed = NeuralGraphEmbedding(spec, self.graph, width, probes, fourier_features, fourier_std)
+        self.residual, self.norm, self.kind = residual, norm, readout
+        self.graph: BlockGraph | None = None
+        if form == "blocks" or (form == "auto" and not probe_file and fits_blocks(spec, readout)):
+            one = one_spec(spec, readout)
+            self.graph, self.outputs = neural_graph(one, reverse_edges, "GATv2")
+            self.standardize = Standardize(one) if standardize else None
+            self.embed = NeuralGraphEmbedding(one, self.graph, width, probes, fourier_features, fourier_std)
+            outputs = sum(nodes.size for nodes in self.outputs)
+        else:
+            frame = graph_frame(spec, GraphOptions(flatten, linear_layers, attention_nodes), "GATv2")
+            self.front = EdgeListFront(
+                spec, frame, width, width, reverse_edges=reverse_edges, probes=probes, probe_size=probe_size,
+                probe_file=probe_file, fourier_features=fourier_features, fourier_std=fourier_std,
+                standardize=standardize,
+            )  # fmt: skip
+            outputs = frame.outputs
+        if readout == "outputs" and not outputs:
+            raise UnsupportedSpecError(
+                "GATv2 reads the states of output neurons, and this spec has none that can be told apart; "
+                "choose another readout"
+            )
         convs = [
             GATv2Conv(
                 width,
@@ -105,7 +145,8 @@ class GATv2Encoder(StandardizingEncoder):
         self.layers = nn.ModuleList(convs)
         self.norms = nn.ModuleList(nn.LayerNorm(width) if norm == "layer" else nn.Identity() for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
-        self.readout = mlp((width * sum(nodes.size for nodes in self.outputs), width, width, out_features))
+        self.pool = NodePooling(readout, width)
+        self.readout = mlp((width * (outputs if readout == "outputs" else 1), width, width, out_features))
 
     @property
     def conserved_pairs(self) -> tuple[tuple[str, str], ...]:
@@ -114,14 +155,42 @@ class GATv2Encoder(StandardizingEncoder):
             return ()
         return tuple((f"layers.{n}", f"layers.{n + 1}") for n in range(len(self.layers) - 1))
 
-    def forward(self, batch: WeightBatch) -> Tensor:
-        values = self.standardized(batch)
-        x, e = self.embed(batch, values)
-        shape, x, e = x.shape, x.flatten(0, 1), e.flatten(0, 1)
+    def fit_statistics(self, batch: WeightBatch | MixedWeightBatch) -> None:
+        """Set means and deviations of weights and biases from training data."""
+        if self.graph is None:
+            self.front.fit(batch)
+        elif self.standardize is not None and isinstance(batch, WeightBatch):
+            self.standardize.fit(batch)
+
+    def forward(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
+        if isinstance(self.spec, WeightSpec):
+            self.check_spec(batch)
+        return self.readout(self._edge_list(batch) if self.graph is None else self._blocks(batch, self.graph))
+
+    def _blocks(self, batch: WeightBatch | MixedWeightBatch, graph: BlockGraph) -> Tensor:
+        """What the readout reads ``[B, …]``, of networks of one spec."""
+        if isinstance(batch, MixedWeightBatch):
+            batch = WeightBatch(batch.specs[0], batch.stacked())
+        x, e = self.embed(batch, batch.values if self.standardize is None else self.standardize(batch.values))
+        x = self._passed(x.flatten(0, 1), graph, e.flatten(0, 1)).view(x.shape)
+        if self.kind == "outputs":
+            return torch.cat([nodes.of(x).flatten(1) for nodes in self.outputs], dim=1)
+        return self.pool(x)
+
+    def _edge_list(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
+        """What the readout reads ``[B, …]``, of networks of any specs."""
+        graph, x, e = self.front(batch)
+        edges = EdgeGraph(graph.directed_source, graph.directed_target, None, len(x), len(x))
+        x = self._passed(x, edges, e.index_select(0, self.front.embed.directed(graph)))
+        if self.kind == "outputs":
+            return output_states(graph, x).flatten(1)
+        return self.pool(*padded_states(graph, x))
+
+    def _passed(self, x: Tensor, graph: BlockGraph | EdgeGraph, e: Tensor) -> Tensor:
+        """Node states ``[ΣN, C]`` after all layers."""
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            y = F.relu(norm(layer(x, self.graph, e)))
+            y = F.relu(norm(layer(x, graph, e)))
             if number < len(self.layers) - 1:
                 y = self.dropout(y)
             x = x + y if self.residual else y
-        x = x.view(shape)
-        return self.readout(torch.cat([nodes.of(x).flatten(1) for nodes in self.outputs], dim=1))
+        return x

@@ -13,6 +13,7 @@ from wsl.nn.fourier import FourierFeatures
 from wsl.nn.positional import PositionalEmbedding
 from wsl.nn.probes import ProbeFeatures
 from wsl.spec import SpecError, WeightSpec
+from wsl.spec.family import SpecFamily
 
 
 def neural_graph(spec: WeightSpec, reverse_edges: bool, reader: str) -> tuple[BlockGraph, list[NodeSet]]:
@@ -91,3 +92,25 @@ def _probe_features(spec: WeightSpec, probes: int, width: int) -> ProbeFeatures:
         return ProbeFeatures(spec, probes, width)
     except SpecError as error:
         raise UnsupportedSpecError(f"a neural graph with probes > 0 cannot be made of this spec: {error}") from error
+
+
+def fits_blocks(spec: WeightSpec | SpecFamily, readout: str) -> bool:
+    """Whether dense blocks can hold the graph."""
+    if isinstance(spec, SpecFamily) or readout == "class_token":
+        return False
+    try:
+        return bool(block_graph(spec).blocks) and bool(spec.groups_of_kind("output"))
+    except BlockError:
+        return False
+
+
+def one_spec(spec: WeightSpec | SpecFamily, readout: str) -> WeightSpec:
+    """The spec that dense blocks are asked to hold.
+
+    Raises:
+        UnsupportedSpecError: if they cannot hold it.
+    """
+    if isinstance(spec, SpecFamily) or readout == "class_token":
+        what = "a mixed zoo" if isinstance(spec, SpecFamily) else "a class token"
+        raise UnsupportedSpecError(f"dense blocks cannot hold {what}: set form=edges or form=auto")
+    return spec

@@ -11,8 +11,8 @@ from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import Encoder, UnsupportedSpecError
 from wsl.encoders.graph_embedding import EdgeListFront, graph_frame, output_states, padded_states
 from wsl.encoders.graph_field import GraphField
-from wsl.encoders.neural_graph import NeuralGraphEmbedding, neural_graph
-from wsl.graphs.blocks import BlockError, BlockGraph, block_graph
+from wsl.encoders.neural_graph import NeuralGraphEmbedding, fits_blocks, neural_graph, one_spec
+from wsl.graphs.blocks import BlockGraph
 from wsl.graphs.network import GraphOptions
 from wsl.nn.edge_runs import EdgeRuns, edge_runs
 from wsl.nn.mlp import mlp
@@ -109,10 +109,10 @@ class NGGNN(Encoder):
             raise UnsupportedSpecError("NG-GNN returns fields on edge lists: set form=edges or form=auto")
         plain = not probe_file and not equivariant
         if form == "blocks" or (form == "auto" and plain and fits_blocks(spec, readout)):
-            self.graph, self.outputs = neural_graph(_one(spec, readout), reverse_edges, "NG-GNN")
-            self.standardize = Standardize(_one(spec, readout)) if standardize else None
+            self.graph, self.outputs = neural_graph(one_spec(spec, readout), reverse_edges, "NG-GNN")
+            self.standardize = Standardize(one_spec(spec, readout)) if standardize else None
             self.embed = NeuralGraphEmbedding(
-                _one(spec, readout), self.graph, width, probes, fourier_features, fourier_std
+                one_spec(spec, readout), self.graph, width, probes, fourier_features, fourier_std
             )
             outputs = sum(nodes.size for nodes in self.outputs)
         else:
@@ -204,20 +204,3 @@ class NGGNN(Encoder):
                 y = self.activate(self.norms[number](y))
             x = x + y if self.residual else y
         return x, e
-
-
-def fits_blocks(spec: WeightSpec | SpecFamily, readout: str) -> bool:
-    """Whether dense blocks can hold the graph."""
-    if isinstance(spec, SpecFamily) or readout == "class_token":
-        return False
-    try:
-        return bool(block_graph(spec).blocks) and bool(spec.groups_of_kind("output"))
-    except BlockError:
-        return False
-
-
-def _one(spec: WeightSpec | SpecFamily, readout: str) -> WeightSpec:
-    if isinstance(spec, SpecFamily) or readout == "class_token":
-        what = "a mixed zoo" if isinstance(spec, SpecFamily) else "a class token"
-        raise UnsupportedSpecError(f"dense blocks cannot hold {what}: set form=edges or form=auto")
-    return spec
