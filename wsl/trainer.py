@@ -35,6 +35,7 @@ FOREIGN_WARNINGS = (
     ".*smaller than the logging interval",
     "`ModelCheckpoint.monitor=.* could not find the monitored key",  # wsl.build.chosen says what to do
     "Checkpoint directory .* exists and is not empty",  # the run that is resumed
+    "The `srun` command is available on your system but is not used",  # a run outside a job of Slurm
 )
 
 
