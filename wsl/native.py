@@ -29,17 +29,17 @@ def library(module: str, sources: tuple[str, ...], dtype: np.dtype, what: str) -
     Args:
         module: ``__file__`` of the module that the sources lie beside.
         sources: a C file, and the headers that it includes.
-        what: is then done by the slower torch kernel, for the warning.
+        what: is then done by the slower kernel, for the warning.
     """
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None:
-        log.warning("no C compiler (cc, gcc or $CC) found: %s by the slower torch kernel", what)
+        log.warning("no C compiler (cc, gcc or $CC) found: %s by the slower kernel", what)
         return None
     try:
         return ctypes.CDLL(str(_built(compiler, [Path(module).with_name(name) for name in sources], dtype)))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", "") or error
-        log.warning("the C kernel cannot be built (%s): %s by the slower torch kernel", detail, what)
+        log.warning("the C kernel cannot be built (%s): %s by the slower kernel", detail, what)
         return None
 
 

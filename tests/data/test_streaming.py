@@ -224,8 +224,7 @@ def test_a_file_cut_off_during_an_epoch_is_told(tmp_path: Path) -> None:
     data[0, 0]
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(ZooError, match=r"zoo\.h5.*(damaged|cannot be read)"):
-        for number in range(1, len(data.sampler)):
-            data[0, number]
+        epoch_of(data, epoch=1)  # the first epoch may have been read ahead
 
 
 def test_a_file_replaced_during_an_epoch_is_not_mixed_in(tmp_path: Path) -> None:
@@ -263,6 +262,7 @@ def test_a_killed_worker_is_an_error_and_not_a_wait(one: Path) -> None:
         text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert f"worker (pid {done.stdout.strip()}) is killed by signal: Killed" in done.stderr or (
-        "exited unexpectedly" in done.stderr and done.stdout.strip() in done.stderr
-    )
+    pid, told = done.stdout.strip(), done.stderr
+    named = f"worker (pid {pid}) is killed by signal: Killed" in told or ("exited unexpectedly" in told and pid in told)
+    # … unless it died while a tensor was handed over: torch then says that the connection to it is gone
+    assert named or "ConnectionResetError" in told or "ConnectionRefusedError" in told

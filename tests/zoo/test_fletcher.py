@@ -21,18 +21,20 @@ def by_definition(chunk: np.ndarray) -> tuple[int, int]:
 
 @pytest.mark.parametrize("words", [1, 2, 511, 512, 513, 5000])
 @pytest.mark.parametrize("kind", ["random", "largest", "zero"])
-def test_it_is_the_definition(words: int, kind: str) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_it_is_the_definition(words: int, kind: str, compiled: bool) -> None:
     values = {"random": np.random.default_rng(words).integers(0, 2**32, words), "largest": 2**32 - 1, "zero": 0}[kind]
     chunk = np.full(words, values).astype(np.uint32)
-    assert Fletcher32(5000).sums(chunk) == by_definition(chunk)
+    assert Fletcher32(5000, compiled).sums(chunk) == by_definition(chunk)
 
 
-def test_the_largest_chunk_does_not_overflow() -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_largest_chunk_does_not_overflow(compiled: bool) -> None:
     words = WIDTH * WIDTH
     chunk = np.full(words, 0xFFFEFFFE, np.uint32)  # every 16-bit word is −1
     n = 2 * words
     expected = (-n * 256) % MODULUS, (-n * (n + 1) // 2 * 256) % MODULUS
-    assert Fletcher32(words).sums(chunk) == expected
+    assert Fletcher32(words, compiled).sums(chunk) == expected
     with pytest.raises(ValueError, match=str(words)):
         Fletcher32(words + 1)
 

@@ -120,9 +120,9 @@ class StreamedRows(Dataset[WeightBatch | MixedWeightBatch]):
         memory = torch.from_numpy(current.stream.memory)
         target, row_ids = torch.from_numpy(self.target[positions]), torch.from_numpy(rows)
         if isinstance(self.spec, WeightSpec):
-            numel = self.spec.numel
-            windows = memory.as_strided((len(memory) - numel + 1, numel), (1, 1))  # a row may begin anywhere
-            return WeightBatch(self.spec, windows.index_select(0, begin).unsqueeze(-1), target, row_ids)
+            held = memory.view(-1, self.spec.numel)  # blocks and their slots are whole rows
+            picked = held.index_select(0, begin // self.spec.numel)
+            return WeightBatch(self.spec, picked.unsqueeze(-1), target, row_ids)
         ids = torch.from_numpy(self._in_family[self.zoo.spec_ids[rows]])
         offsets = row_offsets(self.spec.specs, ids)
         index, _, _ = ragged(begin, offsets.diff())
