@@ -13,8 +13,10 @@ import pytest
 import torch
 from specs import cnn_spec
 
+from wsl.batch import WeightBatch
 from wsl.spec import WeightSpec, mlp_spec
 from wsl.zoo import ZooWriter
+from wsl.zoo.render import render
 
 torch.set_num_threads(1)  # two test processes share two cores
 
@@ -38,7 +40,10 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def small_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A zoo of 96 random SIRENs 2-6-5-1 in two classes, told apart by the size of their weights; two views each."""
+    """A zoo of 96 random SIRENs 2-6-5-1 in two classes, told apart by the size of their weights; two views each.
+
+    The images are drawn by the first view of each; the second one shows something else.
+    """
     spec = mlp_spec((2, 6, 5, 1), "sine", {"omega": 30.0}, output_offset=0.5)
     rng = np.random.default_rng(0)
     rows = 96
@@ -51,6 +56,9 @@ def small_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with ZooWriter(path, [spec], rows, recipe) as zoo:
         zoo.write(0, values)
         zoo.set_columns({"label": label.astype(np.int64), "view": (np.arange(rows) % 2).astype(np.int64)})
+        zoo.set_columns({"image_index": runs.astype(np.int64)})
+        shown = render(WeightBatch(spec, torch.from_numpy(values[::2]).unsqueeze(-1)), 8, 8).squeeze(-1).numpy()
+        zoo.set_images(np.clip(np.rint(shown * 255), 0, 255).astype(np.uint8))
         zoo.set_run_ids(runs.astype(np.int64))
         zoo.set_splits({"train": np.arange(0, 64), "val": np.arange(64, 80), "test": np.arange(80, 96)})
     return path

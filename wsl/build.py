@@ -78,8 +78,14 @@ def encoder(config: RunConfig, data: Data) -> Encoder:
             )
     _check_target(config, data)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    out_features = TASKS[config.task.name].out_features(data.classes)
+    out_features = TASKS[config.task.name].out_features(data.classes, arguments(config.task))
     built = _made(config.encoder, data.spec, out_features)
+    if built.equivariant != TASKS[config.task.name].needs_field:
+        needed, wanted = ("a field over the parameters", "true") if not built.equivariant else ("features", "false")
+        raise ConfigError(
+            f"task.name={config.task.name} needs {needed} of the encoder: set encoder.equivariant={wanted} (of an "
+            f"encoder around another: encoder.encoder.equivariant={wanted}), or choose an encoder that returns {needed}"
+        )
     built.fit_statistics(data.example())
     if config.compile:
         built.compile()
@@ -162,6 +168,9 @@ def _check_target(config: RunConfig, data: Data) -> None:
     task = TASKS[config.task.name]
     if task.needs_classes and not data.classes:
         raise ConfigError(f"task.name={config.task.name} needs classes, but data.target is no whole number")
+    if task.needs_images != data.image_targets:
+        wanted = "image or dilated_image" if task.needs_images else "a column of the zoo"
+        raise ConfigError(f"task.name={config.task.name} needs data.target to be {wanted}, not {config.data.target!r}")
     if task.target_range is None or data.target_range is None:
         return
     (low, high), (least, greatest) = task.target_range, data.target_range

@@ -81,6 +81,24 @@ def inr_gallery(images: np.ndarray, target: Sequence[int], predicted: Sequence[i
     return _save(figure, path)
 
 
+def edit_gallery(rows: Mapping[str, np.ndarray], path: Path) -> Path:
+    """One row of images ``[n, h, w, c]`` in [0, 1] for each name, the same network in a column."""
+    columns = max(len(images) for images in rows.values())
+    figure = Figure(figsize=(0.6 + 0.9 * columns, 0.95 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for place, image in zip(line, images, strict=True):
+            place.imshow(
+                np.clip(image, 0, 1).squeeze(-1) if image.shape[-1] == 1 else np.clip(image, 0, 1),
+                cmap="gray",
+                vmin=0,
+                vmax=1,
+            )
+            place.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, fontsize=10, color=INK)
+    return _save(figure, path)
+
+
 def comparison(names: Sequence[str], values: Sequence[float], metric: str, path: Path) -> Path:
     """One bar per encoder."""
     figure = Figure(figsize=(6.4, 0.5 + 0.42 * len(names)), layout="constrained")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
 
@@ -24,10 +25,12 @@ from wsl.export import save_encoder
 from wsl.results import Result
 from wsl.run_folder import first_rank
 from wsl.tasks.base import Task
+from wsl.tasks.editing import Editing
 from wsl.tasks.generalization import Generalization
 from wsl.zoo.render import render
 
 SHOWN = 32  # INRs in the gallery
+EDITS_SHOWN = 12
 
 
 def announce(config: RunConfig, folder: Path, data: Data, encoder: Encoder, task: Task) -> None:
@@ -120,6 +123,8 @@ def _figures(folder: Path, data: Data, task: Task, result: Result) -> list[Path]
         title = f"test tau {result.test['tau']:.3f} (ceiling {result.test['tau_ceiling']:.3f})"
         scatter = folder / "figures" / "predictions.png"
         made.append(plots.predicted_against_true(rows.target, rows.output.sigmoid(), title, scatter))
+    if rows is not None and isinstance(task, Editing) and isinstance(data, ZooData):
+        made.append(_edits(folder, data, task))
     if rows is None or not task.needs_classes:
         return made
     predicted = rows.output.argmax(-1)
@@ -139,3 +144,17 @@ def _figures(folder: Path, data: Data, task: Task, result: Result) -> list[Path]
         shown = folder / "figures" / "inrs.png"
         made.append(plots.inr_gallery(images, rows.target[first].tolist(), predicted[first].tolist(), shown))
     return made
+
+
+@torch.no_grad()
+def _edits(folder: Path, data: ZooData, task: Editing) -> Path:
+    """The first test networks before, their targets, and after."""
+    positions = list(range(min(EDITS_SHOWN, len(data.rows["test"]))))
+    device = next(task.encoder.parameters()).device
+    batch = data.augmented(data.dataset("test")[positions], "test", 0).to(device)
+    assert isinstance(batch, WeightBatch) and batch.target is not None and data.images is not None
+    task.eval()
+    shown = {"before": task.drawn(batch, batch), "target": batch.target, "after": task.output(batch)}
+    black, white = data.images.black, data.images.white
+    images = {name: ((x[: len(positions)] - black) / (white - black)).cpu().numpy() for name, x in shown.items()}
+    return plots.edit_gallery(images, folder / "figures" / "edits.png")

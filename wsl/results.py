@@ -68,10 +68,11 @@ def mean_std(values: Sequence[float]) -> str:
 def table(results: Sequence[Result], title: str = "") -> Table:
     """One row per encoder, seeds averaged, in order of first appearance.
 
-    A metric that has a bound, named METRIC_ceiling among the test metrics, is shown beside it; so is R².
+    A metric that has a bound, named METRIC_ceiling among the test metrics, is shown beside it; so are R² and what
+    networks have before they are edited, METRIC_unedited.
     """
     metric = results[0].metric
-    beside = {f"{metric}_ceiling": "ceiling", "r2": "test R²"}
+    beside = {f"{metric}_ceiling": "ceiling", f"{metric}_unedited": "unedited", "r2": "test R²"}
     beside = {key: title for key, title in beside.items() if all(key in r.test for r in results)}
     out = Table(title=title or None, title_justify="left")
     out.add_column("encoder", no_wrap=True)

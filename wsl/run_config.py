@@ -47,6 +47,7 @@ from wsl.encoders.wrapper import Wrapper
 from wsl.spec import WeightSpec
 from wsl.tasks.base import Task
 from wsl.tasks.classification import Classification
+from wsl.tasks.editing import Editing
 from wsl.tasks.generalization import Generalization
 from wsl.tasks.node_classification import NodeClassification
 from wsl.tasks.optimisation import adam, adamw, constant, cosine, plateau, sgd, warm_up
@@ -82,6 +83,7 @@ TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "node_classification": NodeClassification,
     "generalization": Generalization,
+    "editing": Editing,
 }
 OPTIMIZERS: dict[str, Callable[..., Any]] = {"adam": adam, "adamw": adamw, "sgd": sgd}
 SCHEDULERS: dict[str, Callable[..., Any]] = {

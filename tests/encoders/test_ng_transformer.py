@@ -13,6 +13,7 @@ from torch import Tensor
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import UnsupportedSpecError
 from wsl.encoders.ng_transformer import NGTransformer
+from wsl.mixed_symmetry import act_mixed, draw_mixed
 from wsl.spec import WeightSpec, mlp_spec
 from wsl.spec.family import SpecFamily
 from wsl.symmetry import GroupElement, act, draw
@@ -130,3 +131,49 @@ def test_weights_are_what_the_network_is_told_apart_by() -> None:
     same = small(SINE)(WeightBatch(SINE, values))
     close(same[0], same[1])
     assert (small(SINE)(batch)[0] - small(SINE)(batch)[1]).abs().max() > 1e-6
+
+
+# -- fields over the parameters --------------------------------------------------------------------------------------
+
+FIELD: dict[str, Any] = {"equivariant": True, "field_scale": 1.0}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("options", [{}, {"reverse_features": True}])
+def test_fields_of_mixed_networks_move_with_their_neurons(form: str, options: dict[str, Any]) -> None:
+    model = small(family(), form=form, **FIELD, **options)
+    batch = MixedWeightBatch.collate([random_batch(spec, 2) for spec in family()])
+    model.fit_statistics(batch)
+    element = draw_mixed(batch)
+    field = model(batch)
+    assert field.shape == (len(batch.values), 5)
+    expected = act_mixed(element, batch.with_values(field)).values
+    assert (expected - field).abs().max() > 1e-2 * field.abs().max(), "the element moves nothing"
+    close(model(act_mixed(element, batch)), expected)
+    alone = model(batch.select(torch.tensor([2])))
+    close(alone, field[batch.offsets[2] : batch.offsets[3]])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["mlp", "gpt", "lstm"])
+def test_fields_of_traced_networks_move_with_their_neurons(form: str, name: str) -> None:
+    spec = spec_named(name)
+    model, batch = small(spec, form=form, **FIELD), random_batch(spec)
+    element = draw(spec, len(batch), dtype=torch.float64)
+    field = model(batch)
+    assert field.shape == (len(batch), spec.numel, 5)
+    close(model(act(element, batch)), act(element, batch.with_values(field)).values)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_field_uses_every_layer_and_tells_parameters_apart(form: str) -> None:
+    model, batch = small(SINE, form=form, layers=3, probes=3, **FIELD), random_batch(SINE, 3)
+    batch = batch.with_values(batch.values * 0.1)
+    model.fit_statistics(batch)
+    assert all(layer.update is not None for layer in model.layers), "also the last layer updates its pairs"
+    field = model(batch)
+    assert field.std(1).min() > 1e-3 * field.abs().max()
+    field.square().sum().backward()
+    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not missing
+    assert model(batch.select(torch.arange(0))).shape == (0, SINE.numel, 5)

@@ -61,6 +61,11 @@ CASES = [
     Case(
         "ng_t_sparse", lambda s: NGTransformer(s, 5, node_width=8, edge_width=8, width=8, form="sparse"), INR, scale=0.1
     ),
+    Case(
+        "ng_t_field",
+        lambda s: NGTransformer(s, 3, node_width=8, edge_width=6, width=8, heads=2, equivariant=True, field_scale=1.0),
+        RELU,
+    ),
     Case("ng_gnn_residual", lambda s: NGGNN(s, 10, width=16, probes=4, residual=True), RELU),
     Case("ng_gnn_plain_inputs", lambda s: NGGNN(s, 3, width=8, probes=0, fourier_features=0), RELU),
     Case("ng_gnn_edges", lambda s: NGGNN(s, 10, width=16, probes=4, form="edges", readout="attention"), RELU),
@@ -72,19 +77,27 @@ CASES = [
 CASES += [
     Case("unf", lambda s: UNF(s, 10, channels=8, head=(32,)), INR, scale=0.1),
     Case("unf_relu_encoded", lambda s: UNF(s, 10, channels=8, head=(32,), ends="encoded", residual=True), RELU),
-    Case("unf_equivariant", lambda s: UNF(s, 3, channels=8, equivariant=True), RELU),
+    Case("unf_equivariant", lambda s: UNF(s, 3, channels=8, equivariant=True, field_scale=0.5), RELU),
     Case("nfn_np", lambda s: NFNNP(s, 10, channels=(8, 8), head=(32,)), INR, scale=0.1),
     Case("nfn_np_encoded", lambda s: NFNNP(s, 10, channels=(8, 8), head=(32,), io_bands=3, io_embed=True), RELU),
     Case("nfn_hnp", lambda s: NFNHNP(s, 10, channels=(8, 8), head=(32,), statistics=True), RELU),
     Case("nft", lambda s: NFT(s, 10, channels=8, blocks=2, heads=2, fourier_std=0.3), INR, scale=0.1),
-    Case("nft_equivariant", lambda s: NFT(s, 3, channels=8, blocks=2, heads=2, equivariant=True), RELU),
+    Case(
+        "nft_equivariant", lambda s: NFT(s, 3, channels=8, blocks=2, heads=2, equivariant=True, field_scale=0.5), RELU
+    ),
 ]
 RICH = {"gated": True, "normal": "joint", "pooling": "rich", "paths": 4}
 CASES += [
     Case("monomial", lambda s: Monomial(s, 10), INR, ("permutation", "sign"), scale=0.1),
     Case("monomial_relu", lambda s: Monomial(s, 10), RELU, ("permutation", "scaling")),
     Case("monomial_rich", lambda s: Monomial(s, 10, **RICH), RELU, ("permutation", "scaling")),
-    Case("monomial_field", lambda s: Monomial(s, 3, equivariant=True), INR, ("permutation", "sign"), scale=0.1),
+    Case(
+        "monomial_field",
+        lambda s: Monomial(s, 3, equivariant=True, field_scale=0.5),
+        INR,
+        ("permutation", "sign"),
+        scale=0.1,
+    ),
 ]
 EVERY = ("permutation", "sign", "phase")  # what a network of sines has
 PLAIN_GNN = partial(NGGNN, width=8, probes=0, fourier_features=0)

@@ -21,7 +21,8 @@ class Data(pl.LightningDataModule):
         path: where it comes from.
         spec: what all inputs share; the encoder is built for it.
         classes: number of classes, 0 where the target is no class.
-        target_range: the least and the greatest target, or None where targets are classes by nature.
+        target_range: the least and the greatest target, or None where targets are classes by nature, or images.
+        image_targets: whether targets are images ``[B, height, width, channels]``.
         rows: the rows of each split.
         inputs: what a row is, in words, for the log.
         digest: of the content. recipe: how it was made, plain values.
@@ -31,6 +32,7 @@ class Data(pl.LightningDataModule):
     spec: Any
     classes: int
     target_range: tuple[float, float] | None = None
+    image_targets: bool = False
     rows: Mapping[str, Any]
     inputs: str
     digest: str

@@ -35,7 +35,7 @@ def read_batch(zoo: Zoo, spec: WeightSpec | SpecFamily, rows: Sequence[int] | np
     """The rows of these numbers as one batch: of the family's layout if ``spec`` is a family, else of the one spec.
 
     Args:
-        target: ``[n]``, the targets of these rows.
+        target: ``[n, …]``, the targets of these rows.
 
     Raises:
         ZooError: if a row holds NaN or infinity, or a chunk is damaged.
@@ -55,5 +55,7 @@ def read_batch(zoo: Zoo, spec: WeightSpec | SpecFamily, rows: Sequence[int] | np
 
 
 def as_target(column: np.ndarray) -> np.ndarray:
-    """Classes as int64, numbers as float32."""
+    """Classes as int64, numbers as float32, pixels as they are."""
+    if column.ndim > 1:
+        return column
     return column.astype(np.int64 if np.issubdtype(column.dtype, np.integer) else np.float32)

@@ -12,6 +12,7 @@ from wsl.config import arguments, schema_of
 from wsl.data.augment import Augment
 from wsl.data.base import Data
 from wsl.data.copies import check_no_copies
+from wsl.data.image_target import IMAGE_TARGETS, ImageTarget
 from wsl.data.loader import loader
 from wsl.data.memory import free_memory
 from wsl.data.mixup import Mixup
@@ -43,7 +44,8 @@ class ZooData(Data):
     Args:
         path: the zoo file (HDF5).
         build: name of the recipe in ``conf/zoo`` that makes the file when it is absent; empty: never build.
-        target: the column to predict: classes if it holds whole numbers, else a number.
+        target: the column to predict: classes if it holds whole numbers, else a number. ``image`` is the image that a
+            network was fitted to, ``dilated_image`` the same dilated (:class:`~wsl.data.image_target.ImageTarget`).
         where: which rows to use: column → its value, or a list of values; null: any. Rows are split first.
         split: how rows are split, see :class:`~wsl.data.splits.Splits`; default: as the file says.
         augment: what is done to batches, see :class:`~wsl.data.augment.Augment`; default: nothing.
@@ -61,7 +63,7 @@ class ZooData(Data):
 
     Raises:
         ZooError: if the file is absent or damaged, lacks the column or a split, ``where`` asks for what it does not
-            hold, or a run, an image or a network is in two splits.
+            hold, a run, an image or a network is in two splits, or images are asked of a zoo that cannot give them.
         NoCoordinatesError: if images are to be moved, and the networks are no INRs of images.
     """
 
@@ -101,9 +103,10 @@ class ZooData(Data):
         if not self.path.exists():
             raise ZooError(f"{self.path} does not exist; build it with: python scripts/build_zoo.py zoo=NAME")
         with Zoo(self.path) as zoo:
-            if self.target not in zoo.columns:
+            if self.target not in (*zoo.columns, *IMAGE_TARGETS):
                 raise ZooError(
-                    f"{self.path} has no column {self.target!r}; data.target is one of {', '.join(zoo.columns)}"
+                    f"{self.path} has no column {self.target!r}; data.target is one of "
+                    f"{', '.join([*zoo.columns, *IMAGE_TARGETS])}"
                 )
             self.digest: str = zoo.digest
             self.recipe: dict[str, Any] = zoo.recipe
@@ -116,15 +119,24 @@ class ZooData(Data):
             used = np.unique(zoo.spec_ids[np.concatenate(list(self.rows.values()))])
             specs = tuple(zoo.specs[number] for number in used)
             self.spec: WeightSpec | SpecFamily = specs[0] if len(specs) == 1 else SpecFamily(specs)
-            column = zoo.column(self.target)
+            self.images = ImageTarget(zoo, self.target, specs) if self.target in IMAGE_TARGETS else None
+            column = zoo.column(self.target) if self.images is None else self.images.of_rows
             self.bytes = 4 * sum(int(np.diff(zoo.row_ptr)[rows].sum()) for rows in self.rows.values())
         self.augment.check(specs)
         self.inputs = _described(specs)
+        self._targets = column
+        if self.images is None:
+            self._describe_targets(column)
+        else:
+            self.images.check(self.augment)
+            self.classes, self.target_range, self.image_targets = 0, None, True
+
+    def _describe_targets(self, column: np.ndarray) -> None:
+        """Classes and range of a column, which must be one of numbers."""
         if column.dtype.kind == "U":
             raise ZooError(f"{self.path}: column {self.target!r} is text; data.target must be a column of numbers")
         for split, rows in self.rows.items():
             self._check_target(split, column[rows])
-        self._targets = column
         used_targets = np.concatenate([column[rows] for rows in self.rows.values()])
         self.target_range = float(used_targets.min()), float(used_targets.max())
         self.classes = int(column.max()) + 1 if np.issubdtype(column.dtype, np.integer) else 0
@@ -201,6 +213,8 @@ class ZooData(Data):
             if self.augment.mixup and self._mixup is None:
                 self._mixup = Mixup(self.dataset("train"), self.classes, self.augment.mixup, self.seed)
             batch = self.augment.train(batch, self.seed, epoch, self._mixup)
+        if self.images is not None:
+            batch = self.images.scaled(batch)
         return self.augment.twinned(batch, self.seed, self.zoo_rows) if split in self.augment.twins else batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

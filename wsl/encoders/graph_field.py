@@ -25,18 +25,18 @@ class GraphField(nn.Module):
 
     Args:
         frame: what graphs fit into.
-        width: C, of node and edge states.
+        node_width, edge_width: of the states.
         out_features: k, values per parameter.
         scale: start of the scales.
 
-    Shapes: a graph, node states ``[ΣN, C]``, edge states ``[ΣE, C]`` → ``[ΣP, k]``.
+    Shapes: a graph, node states ``[ΣN, C]``, edge states ``[ΣE, D]`` → ``[ΣP, k]``.
     """
 
-    def __init__(self, frame: GraphFrame, width: int, out_features: int, scale: float) -> None:
+    def __init__(self, frame: GraphFrame, node_width: int, edge_width: int, out_features: int, scale: float) -> None:
         super().__init__()
         self.out_features = out_features
-        self.nodes = mlp((width, width, len(frame.slots) * out_features)) if frame.slots else None
-        self.edges = mlp((3 * width, width, frame.width * out_features))
+        self.nodes = mlp((node_width, node_width, len(frame.slots) * out_features)) if frame.slots else None
+        self.edges = mlp((edge_width + 2 * node_width, node_width, frame.width * out_features))
         self.node_scale = nn.Parameter(torch.full((node_classes(frame),), scale)) if frame.slots else None
         self.edge_scale = nn.Parameter(torch.full((edge_classes(frame),), scale))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import Encoder, UnsupportedSpecError
 from wsl.nn.chain import NotAChainError
+from wsl.nn.field_scale import field_scale as scales_of
 from wsl.nn.mlp import mlp
 from wsl.nn.monomial.characters import RepeatedLabelError, monomial_layout
 from wsl.nn.monomial.invariants import InvariantMap, Normal, Odd, Positive
@@ -19,7 +20,7 @@ from wsl.nn.monomial.pooling import RICH, Pooling, outputs, pool, summary
 from wsl.nn.monomial.stack import MonomialStack, StackOptions
 from wsl.nn.monomial.telescope import Telescope
 from wsl.nn.standardize import Standardize
-from wsl.ranges import NonNegativeInt, PositiveInt, Rate
+from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate
 from wsl.spec import WeightSpec
 from wsl.spec.family import SpecFamily, specs_of
 
@@ -50,6 +51,7 @@ class Monomial(Encoder):
         normalize: divide each tensor by its root mean square over the training data (see :meth:`fit_statistics`).
         init: of the linear layers.
         equivariant: return a field over the parameters, which transforms like differences of weights.
+        field_scale: start of the learned scales of the field, one for each tensor; 0: no scales.
 
     Shapes: batch of ``[B, P, C_0]`` → ``[B, out_features]``, or ``[B, P, out_features]``; of a mixed batch of
     ``[ΣP, C_0]`` → the same, or ``[ΣP, out_features]``.
@@ -79,6 +81,7 @@ class Monomial(Encoder):
         normalize: bool = True,
         init: Init = "xavier_normal",
         equivariant: bool = False,
+        field_scale: NonNegativeFloat = 0.0,
         in_channels: PositiveInt = 1,
     ) -> None:
         specs = specs_of(spec)
@@ -86,6 +89,7 @@ class Monomial(Encoder):
         self.first = specs[0]
         self._number = {each: n for n, each in enumerate(_alike(specs))}
         self.equivariant, self.pooling = equivariant, pooling
+        self.scales = scales_of(specs[0], equivariant * field_scale)
         self.normalize = Standardize(specs[0], center=False) if normalize else None
         options = StackOptions(positive, odd, gated, paths, init)
         try:
@@ -115,7 +119,7 @@ class Monomial(Encoder):
         values = rows.values if self.normalize is None else self.normalize(rows.values)
         features = self.stack(self.layout.pack(values), spec_ids)
         if self.equivariant:
-            field = self.layout.unpack(features, self.out_features)
+            field = self.scales(self.layout.unpack(features, self.out_features))
             return field.flatten(0, 1) if isinstance(batch, MixedWeightBatch) else field
         assert self.head is not None and self.invariants is not None
         pooled = pool(self.invariants(features, spec_ids), self.pooling)

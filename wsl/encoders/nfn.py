@@ -12,6 +12,7 @@ from wsl.encoders.base import Encoder, UnsupportedSpecError
 from wsl.encoders.statnn import STATISTICS, statistics
 from wsl.encoders.unf import encoded_labels, layout_with, with_positions
 from wsl.nn.chain import NotAChainError, chain
+from wsl.nn.field_scale import field_scale as scales_of
 from wsl.nn.fourier import FourierFeatures
 from wsl.nn.mlp import mlp
 from wsl.nn.standardize import Standardize
@@ -20,7 +21,7 @@ from wsl.nn.unf.linear import UNFLinear
 from wsl.nn.unf.pooling import InvariantPool
 from wsl.nn.unf.positions import sinusoidal_positions
 from wsl.nn.unf.stack import UNFStack
-from wsl.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Rate
+from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
 from wsl.spec import WeightSpec
 
 
@@ -48,6 +49,7 @@ class _NFN(Encoder):
         init: Literal["balanced", "flat"] = "balanced",
         budget_gib: PositiveFloat = 4.0,
         equivariant: bool = False,
+        field_scale: NonNegativeFloat = 0.0,
         in_channels: PositiveInt = 1,
     ) -> None:
         super().__init__(spec, out_features)
@@ -56,6 +58,7 @@ class _NFN(Encoder):
         except NotAChainError as error:
             raise UnsupportedSpecError(f"an NFN reads plain chains of weights and biases: {error}; use unf") from error
         self.equivariant, self.with_statistics = equivariant, statistics
+        self.scales = scales_of(spec, equivariant * field_scale)
         self.normalize = _normalization(spec, normalize)
         if normalize == "entry":
             self.symmetries = frozenset()  # type: ignore[misc]  # statistics of single entries break them all
@@ -91,7 +94,7 @@ class _NFN(Encoder):
         lifted = with_positions(self.waves(values), self.get_buffer("positions"))
         features = self.stack(self.layout.pack(lifted))
         if self.last is not None:
-            return self.layout.unpack(self.last(features), self.out_features)
+            return self.scales(self.layout.unpack(self.last(features), self.out_features))
         assert self.head is not None
         if self.pool.layout.permuted != self.layout.permuted:
             features = self.pool.layout.pack(self.layout.unpack(features, self.channels))
@@ -152,6 +155,7 @@ class NFNNP(_NFN):
             variance, 2 / fan-in.
         budget_gib: most memory that a layer's coefficients and gradients may take.
         equivariant: return a field over the parameters.
+        field_scale: start of the learned scales of the field, one for each tensor; 0: no scales.
 
     Shapes: batch of ``[B, P, C_0]`` → ``[B, out_features]``, or ``[B, P, out_features]``.
 

@@ -11,6 +11,7 @@ from wsl.batch import WeightBatch
 from wsl.encoders.base import StandardizingEncoder, UnsupportedSpecError
 from wsl.encoders.unf import encoded_labels, layout_with
 from wsl.nn.chain import ChainLayer, NotAChainError, chain
+from wsl.nn.field_scale import field_scale as scales_of
 from wsl.nn.fourier import FourierFeatures
 from wsl.nn.mlp import mlp
 from wsl.nn.nft_attention import Biases, NFTBlock, Weights
@@ -18,7 +19,7 @@ from wsl.nn.standardize import Standardize
 from wsl.nn.unf.layout import Layout
 from wsl.nn.unf.pooling import InvariantPool
 from wsl.nn.unf.positions import AxisEmbedding
-from wsl.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Rate
+from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
 from wsl.spec import VirtualTensor, WeightSpec
 
 
@@ -42,6 +43,7 @@ class NFT(StandardizingEncoder):
             its pooled features in their order).
         standardize: subtract mean and divide by deviation of each tensor (see :meth:`fit_statistics`).
         equivariant: return a field over the parameters.
+        field_scale: start of the learned scales of the field, one for each tensor; 0: no scales.
 
     Shapes: batch of ``[B, P, C_0]`` → ``[B, out_features]``, or ``[B, P, out_features]``.
 
@@ -67,6 +69,7 @@ class NFT(StandardizingEncoder):
         ends: Literal["encoded", "permuted"] = "encoded",
         standardize: bool = True,
         equivariant: bool = False,
+        field_scale: NonNegativeFloat = 0.0,
         in_channels: PositiveInt = 1,
     ) -> None:
         super().__init__(spec, out_features)
@@ -74,7 +77,7 @@ class NFT(StandardizingEncoder):
             layers = chain(spec)
         except NotAChainError as error:
             raise UnsupportedSpecError(f"NFT reads plain chains of weights and biases: {error}; use unf") from error
-        self.equivariant = equivariant
+        self.equivariant, self.scales = equivariant, scales_of(spec, equivariant * field_scale)
         self.standardize = Standardize(spec) if standardize else None
         lift = FourierFeatures(in_channels, fourier_features, fourier_std) if fourier_features else nn.Identity()
         self.lift = nn.Sequential(lift, nn.Linear(2 * fourier_features or in_channels, channels))
@@ -103,7 +106,7 @@ class NFT(StandardizingEncoder):
         for block in self.blocks:
             weights, biases = block(weights, biases)
         rows = self.norm(self.layout.rows(weights, biases))
-        return self.head(rows) if self.pool is None else self.head(self.pool(self.pool.layout.pack(rows)))
+        return self.scales(self.head(rows)) if self.pool is None else self.head(self.pool(self.pool.layout.pack(rows)))
 
 
 class ChainLayout:

@@ -133,7 +133,7 @@ class NGGNN(Encoder):
         self.norms = nn.ModuleList(nn.LayerNorm(width) if norm == "layer" else nn.Identity() for _ in range(layers - 1))
         self.activate = nn.Sequential(nn.SiLU(), nn.Dropout(dropout))
         if equivariant:
-            self.field = GraphField(frame, width, out_features, field_scale)
+            self.field = GraphField(frame, width, width, out_features, field_scale)
             return
         self.pool = NodePooling(readout, width)
         self.readout = mlp((width * (outputs if readout == "outputs" else 1), width, width, out_features))

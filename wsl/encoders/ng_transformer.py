@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import Encoder
 from wsl.encoders.graph_embedding import EdgeListFront, graph_frame, output_states, padded_states
+from wsl.encoders.graph_field import GraphField
 from wsl.graphs.edge_list import EdgeList
 from wsl.graphs.network import GraphOptions
 from wsl.graphs.pairs import Pairs, dense_pairs, sparse_pairs
 from wsl.nn.mlp import mlp
 from wsl.nn.node_pooling import NodePooling, Readout
 from wsl.nn.relational import RelationalLayer
-from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate
+from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
 from wsl.spec import WeightSpec
 from wsl.spec.family import SpecFamily
 
@@ -42,7 +43,8 @@ class NGTransformer(Encoder):
         node_width, edge_width: sizes of the states of nodes and pairs.
         width: A, of all attention heads together.
         hidden, edge_hidden: widths of the hidden layers on nodes and on pairs.
-        layers: of attention; the pairs are updated after each but the last.
+        layers: of attention; the pairs are updated after each but the last, whose states no readout but a
+            field uses.
         heads: of attention.
         dropout: rate before every residual sum, in training.
         modulation: multiply values by a map of the pair's state.
@@ -62,8 +64,12 @@ class NGTransformer(Encoder):
         flatten: see :class:`~wsl.graphs.network.GraphOptions`, as for the next two.
         linear_layers: see there.
         attention_nodes: see there.
+        equivariant: return a field over the parameters, ``out_features`` values for each, instead of an embedding
+            (:class:`~wsl.encoders.graph_field.GraphField`).
+        field_scale: start of the learned scales of the field.
 
-    Shapes: batch of ``[B, P, 1]`` or a mixed batch → ``[B, out_features]``.
+    Shapes: batch of ``[B, P, 1]`` or a mixed batch → ``[B, out_features]``; equivariant, ``[B, P, out_features]`` or
+    ``[ΣP, out_features]``.
 
     Raises:
         UnsupportedSpecError: if a spec has no neural graph, or probes are asked of networks that cannot be run.
@@ -101,8 +107,11 @@ class NGTransformer(Encoder):
         flatten: Literal["kernel", "repeat", "layer"] = "kernel",
         linear_layers: Literal["kernel", "own"] = "kernel",
         attention_nodes: Literal["separate", "triple"] = "separate",
+        equivariant: bool = False,
+        field_scale: PositiveFloat = 0.01,
     ) -> None:
         super().__init__(spec, out_features)
+        self.equivariant = equivariant
         self.frame = graph_frame(
             spec, GraphOptions(flatten=flatten, linear=linear_layers, attention=attention_nodes), "NG-T"
         )
@@ -122,8 +131,8 @@ class NGTransformer(Encoder):
         self.pairs_of = dense_pairs if form == "dense" else sparse_pairs
         stack = [
             RelationalLayer(
-                node_width, edge_width, width, hidden, edge_hidden if more else 0, heads, dropout, modulation,
-                norm == "layer",
+                node_width, edge_width, width, hidden, edge_hidden if more or equivariant else 0, heads, dropout,
+                modulation, norm == "layer",
             )
             for more in reversed(range(layers))
         ]  # fmt: skip
@@ -131,7 +140,10 @@ class NGTransformer(Encoder):
             for layer in stack:
                 layer.scale(0.67 * layers**-0.25)
         self.layers = nn.ModuleList(stack)
-        self.readout: Readout = readout
+        self.token: nn.Parameter | None = None
+        if equivariant:
+            self.field = GraphField(self.frame, node_width, edge_width, out_features, field_scale)
+            return
         self.token = nn.Parameter(torch.randn(1, node_width)) if readout == "class_token" else None
         self.pool = NodePooling(readout, node_width) if readout in ("mean", "max", "attention") else None
         read = node_width * (self.frame.outputs if readout == "outputs" else 1)
@@ -144,6 +156,9 @@ class NGTransformer(Encoder):
     def forward(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
         if isinstance(self.spec, WeightSpec):
             self.check_spec(batch)
+        if not len(batch):
+            shape = batch.values.shape[:-1] if self.equivariant else (0,)
+            return batch.values.new_zeros(*shape, self.out_features)
         graph, x, edges = self.front(batch)
         owner, source, target = graph.node_owner, graph.source, graph.target
         if self.token is not None:
@@ -155,7 +170,11 @@ class NGTransformer(Encoder):
         e = self._pair_states(graph, pairs, edges)
         for layer in self.layers:
             x, e = layer(x, e, pairs)
-        return self.head(self._read(graph, x))
+        if not self.equivariant:
+            return self.head(self._read(graph, x))
+        # parallel edges share a pair: what each was at first tells them apart
+        field = self.field(graph, x, e.index_select(0, pairs.along) + edges[: graph.num_edges])
+        return field if isinstance(batch, MixedWeightBatch) else field.unflatten(0, (len(batch), -1))
 
     def _pair_states(self, graph: EdgeList, pairs: Pairs, edges: Tensor) -> Tensor:
         """The states of edges at their pairs, the code of a zero weight everywhere else; parallel edges add up."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
 from wsl.encoders.base import StandardizingEncoder, UnsupportedSpecError
+from wsl.nn.field_scale import field_scale as scales_of
 from wsl.nn.mlp import mlp
 from wsl.nn.standardize import Standardize
 from wsl.nn.unf.basis import BasisOptions, BasisTooLargeError
@@ -17,7 +18,7 @@ from wsl.nn.unf.linear import UNFLinear
 from wsl.nn.unf.pooling import InvariantPool
 from wsl.nn.unf.positions import sinusoidal_positions
 from wsl.nn.unf.stack import UNFStack
-from wsl.ranges import PositiveFloat, PositiveInt, Rate
+from wsl.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
 from wsl.spec import SpecError, WeightSpec
 
 #: what to do with axes that no symmetry of the networks permutes
@@ -50,6 +51,7 @@ class UNF(StandardizingEncoder):
         init: "balanced" keeps the scale of features at any depth; "flat" is the official code's.
         standardize: subtract mean and divide by deviation of each tensor (see :meth:`fit_statistics`).
         equivariant: return a field over the parameters.
+        field_scale: start of the learned scales of the field, one for each tensor; 0: no scales.
 
     Shapes: batch of ``[B, P, C_0]`` → ``[B, out_features]``, or ``[B, P, out_features]``.
 
@@ -86,10 +88,11 @@ class UNF(StandardizingEncoder):
         init: Literal["balanced", "flat"] = "balanced",
         standardize: bool = True,
         equivariant: bool = False,
+        field_scale: NonNegativeFloat = 0.0,
         in_channels: PositiveInt = 1,
     ) -> None:
         super().__init__(spec, out_features)
-        self.equivariant = equivariant
+        self.equivariant, self.scales = equivariant, scales_of(spec, equivariant * field_scale)
         self.standardize = Standardize(spec) if standardize else None
         options = BasisOptions(
             theta, rank, diagonal_writes, neighbours_only, drop_redundant, aggregation, bias, budget_gib
@@ -114,7 +117,7 @@ class UNF(StandardizingEncoder):
         values = self.standardized(batch)
         features = self.stack(self.layout.pack(with_positions(values, self.get_buffer("positions"))))
         if self.last is not None:
-            return self.layout.unpack(self.last(features), self.out_features)
+            return self.scales(self.layout.unpack(self.last(features), self.out_features))
         assert self.pool is not None and self.head is not None
         return self.head(self.pool(features))
 

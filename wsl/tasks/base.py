@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -24,15 +25,18 @@ class Task(pl.LightningModule):
     Attributes:
         monitor: the validation metric that chooses the checkpoint; ``mode``: "max" or "min".
         reads: the types of description that the encoder's inputs may have.
-        needs_classes: whether the target must be a class.
+        needs_classes: whether the target must be a class; ``needs_images``: whether it must be an image.
+        needs_field: whether the encoder must be equivariant; the other tasks need an invariant one.
         target_range: the least and the greatest target that the task can take, or None.
-        tested: after testing, the encoder's outputs for every test row.
+        tested: after testing, what :meth:`recorded` said of every test row.
     """
 
     monitor: ClassVar[str]
     mode: ClassVar[str]
     reads: ClassVar[tuple[type, ...]] = (WeightSpec, SpecFamily)
     needs_classes: ClassVar[bool] = False
+    needs_images: ClassVar[bool] = False
+    needs_field: ClassVar[bool] = False
     target_range: ClassVar[tuple[float, float] | None] = None
 
     def __init__(self, encoder: Encoder, optimizer: MakeOptimizer, scheduler: MakeScheduler, seed: int = 0) -> None:
@@ -44,8 +48,12 @@ class Task(pl.LightningModule):
         self.tested: Rows | None = None
 
     @classmethod
-    def out_features(cls, classes: int) -> int:
-        """How many features the encoder is to return, for targets of so many classes (0: no classes)."""
+    def out_features(cls, classes: int, options: Mapping[str, Any]) -> int:
+        """How many features the encoder is to return, for targets of so many classes (0: no classes).
+
+        Args:
+            options: of the task's config group.
+        """
         return classes
 
     def output(self, batch: WeightBatch) -> Tensor:
@@ -54,6 +62,11 @@ class Task(pl.LightningModule):
 
     def loss(self, output: Tensor, batch: WeightBatch) -> Tensor:
         raise NotImplementedError
+
+    def recorded(self, output: Tensor, batch: WeightBatch) -> tuple[Tensor, Tensor]:
+        """What the metrics need of each row: ``[B, …]`` of the output, and ``[B, …]`` to compare it with."""
+        assert batch.target is not None, "a zoo's batches carry their targets"
+        return output, batch.target
 
     def metrics(self, rows: Rows) -> dict[str, float]:
         raise NotImplementedError
@@ -103,8 +116,8 @@ class Task(pl.LightningModule):
     def _evaluate(self, split: str, batch: WeightBatch) -> None:
         output = self.output(batch)
         self.log(f"{split}/loss", self.loss(output, batch), batch_size=len(batch), sync_dist=True)
-        assert batch.row_ids is not None and batch.target is not None, "a zoo's batches carry ids and targets"
-        self._gathered(split).update(batch.row_ids, output, batch.target)
+        assert batch.row_ids is not None, "a zoo's batches carry ids"
+        self._gathered(split).update(batch.row_ids, *self.recorded(output, batch))
 
     def _gathered(self, split: str) -> GatheredRows:
         return self._val_rows if split == "val" else self._test_rows

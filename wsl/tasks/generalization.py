@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class Generalization(Task):
         self.loss_name = loss
 
     @classmethod
-    def out_features(cls, classes: int) -> int:
+    def out_features(cls, classes: int, options: Mapping[str, Any]) -> int:
         return 1
 
     def output(self, batch: Batch) -> Tensor:
