@@ -9,7 +9,9 @@ from omegaconf import DictConfig
 
 from wsl import build, report
 from wsl.build import RunConfig
-from wsl.command_line import plain_errors, refuse_unknown_keys
+from wsl.command_line import one_job, plain_errors, refuse_unknown_keys
+from wsl.preemption import watched
+from wsl.ranks import failures_told
 from wsl.results import Result
 from wsl.run_folder import owned
 
@@ -32,10 +34,11 @@ def run(config: RunConfig, folder: Path) -> Result:
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float:
     """One run, the encoders that it is compared with, and the table. Returns the run's test metric."""
-    with plain_errors():
+    with plain_errors(), one_job():
         config = build.config(cfg)
         folder = build.folder(config)
-        with owned(folder):
+        with owned(folder), failures_told(folder, config.ranks):
+            config = build.continued(config, folder)
             results = [run(config, folder)]
             results += [run(other, folder / "compare" / name) for name, other in config.compared().items()]
             return report.finish(folder, results)
@@ -44,4 +47,5 @@ def main(cfg: DictConfig) -> float:
 if __name__ == "__main__":
     with plain_errors():
         refuse_unknown_keys("conf", "train")
-    main()
+    with watched():
+        main()

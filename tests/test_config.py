@@ -116,7 +116,7 @@ TABLES = {
     "task": (build.TASKS, ("encoder", "optimizer", "scheduler", "seed")),
     "optimizer": (build.OPTIMIZERS, ()),
     "scheduler": (build.SCHEDULERS, ()),
-    "trainer": ({"": trainers.lightning_trainer}, ("folder", "callbacks", "loggers")),
+    "trainer": ({"": trainers.lightning_trainer}, ("folder", "callbacks", "loggers", "mixed")),
     "logger": ({"": trainers.loggers}, ("folder", "name")),
     "callbacks": ({"": trainers.callbacks}, ("folder", "monitor", "mode", "source", "seed", "sparsify")),
     "sparsity": (run_config.SPARSITY, ("folder",)),

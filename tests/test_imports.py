@@ -22,7 +22,7 @@ LAYERS = [
     ("wsl.tasks",),
     (
         "wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.export", "wsl.results", "wsl.plots",
-        "wsl.zoo_figure", "wsl.attention_maps", "wsl.trainer",
+        "wsl.zoo_figure", "wsl.attention_maps", "wsl.trainer", "wsl.ranks", "wsl.preemption",
     ),
     ("wsl.run_config", "wsl.build", "wsl.command_line"),
     ("wsl.report",),
@@ -31,8 +31,8 @@ LAYERS = [
 HOMES = {
     "h5py": ("wsl.zoo", "scripts.benchmarks.streaming"),  # the latter measures against it
     "pytorch_lightning": (
-        "wsl.data", "wsl.tasks", "wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.trainer", "wsl.build",
-        "wsl.report",
+        "wsl.data", "wsl.tasks", "wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.trainer", "wsl.ranks",
+        "wsl.build", "wsl.report",
     ),
     "hydra": ("wsl.run_config", "wsl.build", "wsl.command_line", "train", "scripts"),
     "wandb": ("wsl.trainer",),

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from wsl import run_folder
+from wsl import ranks, run_folder
 from wsl import trainer as trainers
 from wsl.checkpoint import AtomicCheckpointIO, CheckpointError, previous_generation
 from wsl.config import ConfigError, arguments, validated
@@ -35,6 +35,7 @@ from wsl.run_config import (
     RunConfig,
     config,
     encoder_schema,
+    free_on_resume,
 )
 from wsl.spec import WeightSpec, family
 from wsl.spec.family import SpecFamily
@@ -42,7 +43,10 @@ from wsl.tasks.base import Task
 from wsl.zoo import ZooError
 from wsl.zoo.build.kinds import build_zoo
 
-__all__ = ["RunConfig", "checkpoint", "config", "data", "encoder", "exported_encoder", "folder", "task", "trainer"]
+__all__ = [
+    "RunConfig", "checkpoint", "config", "continued", "data", "encoder", "exported_encoder", "folder", "task",
+    "trainer",
+]  # fmt: skip
 
 
 def data(config: RunConfig) -> Data:
@@ -125,24 +129,52 @@ def trainer(config: RunConfig, task: Task, data: Data, folder: Path) -> pl.Train
         **arguments(config.callbacks),
     )
     if run_folder.first_rank():
-        run_folder.write_config(folder, config.plain() | {"resume": None})
+        run_folder.write_config(folder, config.plain() | {"resume": None, "folder": None})
         for logger in loggers:
             logger.log_hyperparams(config.plain())
-    return trainers.lightning_trainer(folder=folder, callbacks=callbacks, loggers=loggers, **arguments(config.trainer))
+    mixed = isinstance(data.spec, SpecFamily)
+    return trainers.lightning_trainer(
+        folder=folder, callbacks=callbacks, loggers=loggers, mixed=mixed, **arguments(config.trainer)
+    )
 
 
 def folder(config: RunConfig) -> Path:
-    """The run's folder: the one to resume, the sweep's, the one that the first rank made, or a new one."""
+    """The run's folder: the one that has a name already, or a new one; told to the ranks that Lightning will start."""
+    found = _named(config) or run_folder.create(Path(config.run_root), config.run_name)
+    if config.trainer.devices > 1:
+        os.environ.setdefault(run_folder.FOLDER_VARIABLE, str(found))
+    return found
+
+
+def _named(config: RunConfig) -> Path | None:
+    """The folder to resume, the one that the first rank chose, the config's, the sweep's, or the scheduler's."""
     if config.resume is not None:
         return Path(config.resume)
     if known := os.environ.get(run_folder.FOLDER_VARIABLE):
         return Path(known)
+    if config.folder is not None:
+        return run_folder.ensure(Path(config.folder))
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_folder.ensure(Path(HydraConfig.get().runtime.output_dir))
-    made = run_folder.create(Path(config.run_root), config.run_name)
-    if config.trainer.devices > 1:
-        os.environ[run_folder.FOLDER_VARIABLE] = str(made)  # for the ranks that Lightning starts
-    return made
+    if name := ranks.launched_name():
+        return run_folder.ensure(Path(config.run_root) / f"{name}_{config.run_name}")
+    return None
+
+
+def continued(config: RunConfig, folder: Path) -> RunConfig:
+    """What is to be done in a folder that has a name: a run that was begun there is gone on with.
+
+    So a job that a scheduler starts again and a sweep that is given again do what is left to do, by the same command.
+
+    Raises:
+        RunFolderError: if the folder belongs to a run of another config.
+    """
+    if config.resume is not None or not (folder / "config.yaml").exists():
+        return config
+    run_folder.check_same_config(folder, config.plain() | {"folder": None}, free_on_resume(config.scheduler.name))
+    resumed = config.model_copy(update={"resume": str(folder)})
+    last = folder / "checkpoints" / "last.ckpt"
+    return resumed if last.exists() or previous_generation(last).exists() else config
 
 
 def exported_encoder(folder: Path) -> Encoder:

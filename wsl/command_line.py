@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch.distributed
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,6 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from wsl.config import ConfigError, unknown_key
 from wsl.errors import UserError
+from wsl.run_folder import FOLDER_VARIABLE
+
+#: what Lightning and this program leave in the environment for the ranks that Lightning starts
+RANK_VARIABLES = (FOLDER_VARIABLE, "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @contextmanager
@@ -29,6 +35,28 @@ def plain_errors() -> Iterator[None]:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
             raise  # one job of a sweep: the others go on
         sys.exit(f"error: {error}")
+
+
+@contextmanager
+def one_job() -> Iterator[None]:
+    """A job, possibly one of a sweep in this process, with ranks of its own.
+
+    Lightning starts the other ranks by the command line of this program, which must then say this job and not the
+    sweep; and it takes what it leaves in the environment for ranks that are there already.
+    """
+    environment, command = dict(os.environ), sys.argv
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        sys.argv = [command[0], *HydraConfig.get().overrides.task]
+    try:
+        yield
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        sys.argv = command
+        for name in RANK_VARIABLES:
+            os.environ.pop(name, None)
+            if name in environment:
+                os.environ[name] = environment[name]
 
 
 def refuse_unknown_keys(folder: str, name: str, arguments: list[str] | None = None) -> None:

@@ -95,7 +95,10 @@ SCHEDULERS: dict[str, Callable[..., Any]] = {
 SPARSITY: dict[str, Callable[..., Any]] = {"none": no_sparsification, "unifews": UnifewsSparsification}
 
 #: keys in which a resumed run may differ from what it was started with
-FREE_ON_RESUME = ("resume", "run_root", "trainer.max_epochs", "trainer.max_steps", "trainer.progress")
+FREE_ON_RESUME = (
+    "resume", "folder", "run_root", "trainer.max_epochs", "trainer.max_steps", "trainer.progress",
+    "trainer.collective_timeout",
+)  # fmt: skip
 #: … and those of them that a schedule is planned over
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 
@@ -129,7 +132,7 @@ else:
     TaskConfig = _group(TASKS, "encoder", "optimizer", "scheduler", "seed")
     OptimizerConfig = _group(OPTIMIZERS)
     SchedulerConfig = _group(SCHEDULERS)
-    TrainerConfig = schema_of("", trainers.lightning_trainer, ("folder", "callbacks", "loggers"))
+    TrainerConfig = schema_of("", trainers.lightning_trainer, ("folder", "callbacks", "loggers", "mixed"))
     LoggerConfig = schema_of("", trainers.loggers, ("folder", "name"))
     CallbacksConfig = schema_of("", trainers.callbacks, ("folder", "monitor", "mode", "source", "seed", "sparsify"))
     SparsityConfig = _group(SPARSITY, "folder")
@@ -151,6 +154,7 @@ class RunConfig(Strict):
     compile: bool
     run_root: str
     resume: str | None
+    folder: str | None
     label: str
     zoo: AnyRecipe | None
     compare: dict[str, EncoderConfig]
@@ -158,6 +162,11 @@ class RunConfig(Strict):
     @property
     def run_name(self) -> str:
         return f"{Path(self.data.path).stem}_{self.label}_seed{self.seed}"
+
+    @property
+    def ranks(self) -> int:
+        """How many processes train together."""
+        return self.trainer.devices * self.trainer.num_nodes
 
     def plain(self) -> dict[str, Any]:
         """Lists, dicts, strings and numbers: what goes to config.yaml and to W&B."""
@@ -241,11 +250,14 @@ def _resumed(source: Path, given: Sequence[str]) -> RunConfig:
             OmegaConf.update(wanted, item.package or key, _option("train", key, str(value), key=key), merge=False)
         else:
             OmegaConf.update(wanted, key, value, force_add=True)
-    planned = stored["scheduler"]["name"] == "cosine"
-    free = [key for key in FREE_ON_RESUME if not (planned and key in LENGTH)]
     values = _plain(wanted) | {"compare": stored["compare"]}
-    run_folder.check_same_config(source, values, free)
+    run_folder.check_same_config(source, values, free_on_resume(stored["scheduler"]["name"]))
     return _checked(values | {"resume": str(source)})
+
+
+def free_on_resume(scheduler: str) -> list[str]:
+    """Keys in which a run may differ from what it was started with; its length only where no schedule needs it."""
+    return [key for key in FREE_ON_RESUME if not (scheduler == "cosine" and key in LENGTH)]
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
@@ -256,7 +268,7 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"a config group should hold keys and values, got {values!r}")
     values.pop("hydra", None)
-    return {str(k): v for k, v in values.items() if k != "experiment"}
+    return {str(k): v for k, v in values.items() if k not in ("experiment", "launcher")}
 
 
 def _choices() -> Mapping[str, Any]:

@@ -8,24 +8,28 @@ import sys
 import uuid
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 from rich.console import Console
 
+from wsl import ranks
 from wsl.callbacks.finite import StopOnNonFinite
 from wsl.callbacks.gradient_flow import GradientFlow
+from wsl.callbacks.preempt import Preempt
 from wsl.callbacks.progress import PlainProgress
 from wsl.callbacks.provenance import Provenance
 from wsl.callbacks.stopwatch import Stopwatch
 from wsl.checkpoint import AtomicCheckpointIO
 from wsl.config import arguments, schema_of
 from wsl.metrics_file import MetricsFile
-from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveFraction, PositiveInt
+from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
+from wsl.run_folder import first_rank
 
 #: what libraries warn of that no user of ours can act on
 FOREIGN_WARNINGS = (
@@ -35,7 +39,8 @@ FOREIGN_WARNINGS = (
     ".*smaller than the logging interval",
     "`ModelCheckpoint.monitor=.* could not find the monitored key",  # wsl.build.chosen says what to do
     "Checkpoint directory .* exists and is not empty",  # the run that is resumed
-    "The `srun` command is available on your system but is not used",  # a run outside a job of Slurm
+    "The `srun` command is available",  # wsl.ranks says what is wrong, where anything is
+    "It is recommended to use .self.log.*sync_dist",  # metrics of gathered rows are the same on all ranks
 )
 
 
@@ -50,6 +55,7 @@ def lightning_trainer(
     folder: Path,
     callbacks: Sequence[pl.Callback],
     loggers: Sequence[Logger],
+    mixed: bool = False,
     accelerator: Literal["cpu", "gpu", "auto"] = "cpu",
     devices: PositiveInt = 1,
     num_nodes: PositiveInt = 1,
@@ -62,6 +68,7 @@ def lightning_trainer(
     check_val_every_n_epoch: PositiveInt = 1,
     log_every_n_steps: PositiveInt = 10,
     checkpoint_every_n_steps: NonNegativeInt = 0,
+    collective_timeout: PositiveFloat = 600.0,
     limit_train_batches: PositiveInt | PositiveFraction = 1.0,
     limit_val_batches: PositiveInt | PositiveFraction = 1.0,
     limit_test_batches: PositiveInt | PositiveFraction = 1.0,
@@ -71,7 +78,13 @@ def lightning_trainer(
     """A trainer from the config group ``trainer`` (whose schema is this signature).
 
     Args:
+        mixed: whether a batch may lack some of the data's architectures (given by the program).
+        devices: processes on each node, one for each GPU. num_nodes: machines.
         checkpoint_every_n_steps: optimiser steps between checkpoints within an epoch, beside the one at its end; 0: no.
+        collective_timeout: seconds that a rank waits for the others before the run ends with an error.
+
+    Raises:
+        RanksError: if the processes that were started are not those that devices and num_nodes ask for.
     """
     quieten()
     shown = ("bar" if sys.stdout.isatty() else "lines") if progress == "auto" else progress
@@ -81,7 +94,7 @@ def lightning_trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=num_nodes,
-        strategy=strategy,
+        strategy=_strategy(strategy, devices * num_nodes, mixed, collective_timeout),
         precision=precision,
         max_epochs=max_epochs,
         max_steps=max_steps,
@@ -95,12 +108,30 @@ def lightning_trainer(
         num_sanity_val_steps=0,
         deterministic=deterministic,
         use_distributed_sampler=False,  # wsl.data.sampler shards by global row, so that resuming is exact
-        callbacks=[*callbacks, *_within_epochs(folder, checkpoint_every_n_steps), *bars[shown]],
+        callbacks=[
+            *callbacks,
+            *_within_epochs(folder, checkpoint_every_n_steps),
+            Preempt(folder, collective_timeout),
+            *bars[shown],
+        ],
         logger=list(loggers),
-        plugins=[AtomicCheckpointIO(), *([LightningEnvironment()] if "SLURM_JOB_ID" not in os.environ else [])],
+        plugins=[AtomicCheckpointIO(), ranks.environment(devices, num_nodes)],
         enable_progress_bar=shown == "bar",
         enable_model_summary=False,
     )
+
+
+def _strategy(name: str, world: int, mixed: bool, timeout: float) -> Strategy | str:
+    """DDP where there are several ranks.
+
+    A rank's batch of a mixed zoo may lack an architecture that has parameters of its own. DDP then has to look, after
+    each forward pass, which parameters got no gradient here: it waits for none of them, and one that no rank has used
+    keeps no gradient at all, so that the optimiser passes over it as it does with a single rank. (To add zero times
+    each parameter to the loss would not wait either, but weight decay and momentum would move what nothing used.)
+    """
+    if name == "auto" and world == 1:
+        return "auto"
+    return DDPStrategy(find_unused_parameters=mixed, timeout=timedelta(seconds=timeout))
 
 
 class CheckpointWithinEpochs(ModelCheckpoint):
@@ -189,6 +220,8 @@ def loggers(
     if not os.environ.get("WANDB_API_KEY") and not os.environ.get("WANDB_MODE"):
         os.environ["WANDB_MODE"] = "offline"
     identity = folder / "wandb_id.txt"
+    if not first_rank():
+        return out  # one W&B run for all ranks
     if not identity.exists():
         identity.write_text(uuid.uuid4().hex[:8] + "\n")
     offline = os.environ.get("WANDB_MODE") == "offline"

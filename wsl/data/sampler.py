@@ -31,8 +31,9 @@ class BatchSampler(Sampler[list[int]]):
         batch_size: rows per batch on each rank.
         seed: None keeps the order and all rows (evaluation); otherwise rows are shuffled by (seed, epoch) and the last
             incomplete batch is dropped where there is a complete one.
-        rank, ranks: this process takes every ``ranks``-th row, from ``rank`` on; a tail that would make ranks unequal
-            is filled by repeating rows (metrics remove repeated row ids).
+        rank, ranks: this process takes every ``ranks``-th row, from ``rank`` on. In training a tail that would make
+            ranks unequal is filled by repeating rows; in evaluation only so far that every rank has a row (metrics
+            remove repeated row ids).
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class BatchSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        mine = -(-len(self.rows) // self.ranks)
+        mine = len(range(self.rank, self._filled(), self.ranks))
         full, rest = divmod(mine, self.batch_size)
         return full if self.seed is not None and full else full + bool(rest)
 
@@ -59,10 +60,14 @@ class BatchSampler(Sampler[list[int]]):
         return self.rows[torch.randperm(len(self.rows), generator=generator)]
 
     def mine(self, epoch: int) -> Tensor:
-        """This process's rows in the order of an epoch, as many as every other process has."""
+        """This process's rows in the order of an epoch; in training, as many as every other process has."""
         order = self.order(epoch)
-        filled = len(order) + -len(order) % self.ranks
-        return order[torch.arange(self.rank, filled, self.ranks) % len(order)]
+        return order[torch.arange(self.rank, self._filled(), self.ranks) % len(order)]
+
+    def _filled(self) -> int:
+        """Rows that all ranks take together."""
+        rows = len(self.rows)
+        return max(rows, self.ranks) if self.seed is None else rows + -rows % self.ranks
 
     def __iter__(self) -> Iterator[list[int]]:
         mine = self.mine(self.epoch)

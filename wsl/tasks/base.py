@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from wsl.batch import WeightBatch
 from wsl.data.sampler import mixed_seed
@@ -75,23 +76,26 @@ class Task(pl.LightningModule):
         # Dropout and the like depend on (seed, epoch, batch, rank) alone, so a resumed run repeats exactly.
         torch.manual_seed(mixed_seed(self._seed, self.current_epoch, batch_index, self.global_rank))
         loss = self.loss(self.output(batch), batch)
-        self.log("train/loss_step", loss, prog_bar=True, batch_size=len(batch))
+        self.log("train/loss_step", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
         self._epoch_loss, self._epoch_rows = (
             self._epoch_loss + len(batch) * loss.detach(),
             self._epoch_rows + len(batch),
         )
         if self.trainer.is_last_batch:
             mean = self._epoch_loss / self._epoch_rows
-            self.log("train/loss_epoch", mean, on_step=False, on_epoch=True, batch_size=len(batch))
+            self.log("train/loss_epoch", mean, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
             self._epoch_loss, self._epoch_rows = torch.zeros(()), 0
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["epoch_loss"] = float(self._epoch_loss), self._epoch_rows  # Lightning forgets an epoch's mean so far
+        # Lightning forgets an epoch's mean so far; every rank has one of its own
+        total = torch.as_tensor(self._epoch_loss, device=self.device)
+        totals = gather_all_tensors(total) if self.trainer.world_size > 1 else [total]
+        checkpoint["epoch_loss"] = [float(t) for t in totals], self._epoch_rows
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        total, self._epoch_rows = checkpoint.get("epoch_loss", (0.0, 0))
-        self._epoch_loss = torch.tensor(total)
+        totals, self._epoch_rows = checkpoint.get("epoch_loss", ([0.0], 0))
+        self._epoch_loss = torch.tensor(totals[self.global_rank] if self._epoch_rows else 0.0)
 
     def validation_step(self, batch: WeightBatch, batch_index: int) -> None:
         self._evaluate("val", batch)
