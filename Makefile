@@ -9,7 +9,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow check lock clean
+.PHONY: help setup train test test-slow test-slurm check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,12 @@ test: setup  ## run the tests
 
 test-slow: setup  ## run the slow tests too
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+test-slurm: setup  ## install Slurm (Debian, root), start a cluster of two nodes on this machine, run jobs on it
+	@{ command -v slurmctld && command -v slurmd && command -v munged; } >/dev/null || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y slurmctld slurmd slurm-client munge; } || \
+		echo "Slurm cannot be installed here: the tests will say that they are skipped"
+	$(BIN)/python -m pytest tests/slurm -m slow -n 0 $(ARGS)
 
 check: setup  ## lint and type-check
 	$(BIN)/ruff check .

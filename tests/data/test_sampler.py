@@ -32,11 +32,17 @@ def test_fewer_rows_than_a_batch_are_one_batch() -> None:
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_ranks_cover_all_rows_in_equal_steps(ranks: int) -> None:
+def test_ranks_train_in_equal_steps_and_evaluate_every_row_once(ranks: int) -> None:
+    parts = [BatchSampler(range(50), 4, 0, rank, ranks) for rank in range(ranks)]
+    assert len({len(list(p)) for p in parts}) == 1 and all(len(b) == 4 for p in parts for b in p)
     parts = [BatchSampler(range(50), 4, None, rank, ranks) for rank in range(ranks)]
-    assert len({len(list(p)) for p in parts}) == 1
-    found = [row for part in parts for row in rows(part)]
-    assert set(found) == set(range(50)) and len(found) < 50 + ranks
+    assert all(len(list(p)) == len(p) for p in parts)
+    assert sorted(row for part in parts for row in rows(part)) == list(range(50))
+
+
+def test_more_ranks_than_rows_have_one_each() -> None:
+    parts = [BatchSampler(range(2), 4, None, rank, 3) for rank in range(3)]
+    assert [rows(part) for part in parts] == [[0], [1], [0]]
 
 
 def test_two_ranks_see_the_batches_of_one() -> None:

@@ -36,11 +36,11 @@ class Preempt(Checkpoint):
         self._leaving: signal.Signals | None = None
 
     def setup(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
-        preemption.listen()
         if stage == "fit" and trainer.world_size > 1:  # over the host's network: asking must not wait for the GPU
             self._group = torch.distributed.new_group(backend="gloo", timeout=self._timeout)
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        preemption.listen()
         preemption.defer(True)
         self._step = trainer.global_step
 
@@ -66,6 +66,9 @@ class Preempt(Checkpoint):
         self._leaving = self._leaving or self._agreed(trainer)
         self._leave()
         preemption.defer(False)
+
+    def on_test_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        preemption.listen()
 
     def _agreed(self, trainer: pl.Trainer) -> signal.Signals | None:
         """The signal that any rank has seen, the same on all."""

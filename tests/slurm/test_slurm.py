@@ -1,0 +1,156 @@
+"""A real Slurm of two nodes: jobs on both, preemption, time limit, a lost node, a sweep as a job array."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import Cluster, missing
+from ranks_of_runs import ROOT, environment, options, same_run
+
+from wsl.results import Result
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.timeout(600)]
+
+EPOCHS = 60
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("slurm")) as running:
+        running.environment = environment(**{k: running.environment[k] for k in ("SLURM_CONF", "MASTER_ADDR")}) | {
+            "PYTHON": sys.executable,
+            "WSL_HOME": str(ROOT),
+        }
+        yield running
+
+
+def arguments(zoo: Path, folder: Path) -> list[str]:
+    """Two ranks on two nodes, with dropout and augmentation."""
+    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.num_nodes=2", "trainer.devices=1"]
+    more = ["encoder.dropout=0.3", "data/augment=inr", "data.batch_size=8", f"trainer.max_epochs={EPOCHS}"]
+    return options(zoo, *ranks, *more, f"run_root={folder}")
+
+
+def submit(cluster: Cluster, *more: str) -> str:
+    """The number of a job of two nodes that runs scripts/train.sbatch."""
+    fixed = ["--parsable", "--nodes=2", "--ntasks-per-node=1", f"--output={cluster.folder}/job_%j.log"]
+    slurm, ours = [m for m in more if m.startswith("--")], [m for m in more if not m.startswith("--")]
+    return cluster.run("sbatch", *fixed, *slurm, str(ROOT / "scripts" / "train.sbatch"), *ours)
+
+
+def log(cluster: Cluster, job: str) -> str:
+    return (cluster.folder / f"job_{job}.log").read_text()
+
+
+def run_folder(root: Path) -> Path:
+    (folder,) = root.iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cluster: Cluster, small_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("whole")
+    job = submit(cluster, *arguments(small_zoo, root))
+    found = cluster.completed(job)
+    assert found["JobState"] == "COMPLETED", log(cluster, job)
+    assert found["NumNodes"] == "2" and found["Restarts"] == "0"
+    return run_folder(root)
+
+
+def begun(cluster: Cluster, root: Path, job: str) -> None:
+    """Wait until the job has trained for some epochs."""
+
+    def trained() -> bool:
+        found = list(root.glob("*/metrics.csv"))
+        return bool(found) and len(found[0].read_text().splitlines()) > 60
+
+    cluster.wait(trained, 120, f"job {job}")
+
+
+def test_two_nodes(uninterrupted: Path) -> None:
+    assert uninterrupted.name.startswith("slurm_")
+    assert Result.read(uninterrupted).epochs == EPOCHS
+
+
+def test_preempted_by_a_signal(cluster: Cluster, uninterrupted: Path, small_zoo: Path, tmp_path: Path) -> None:
+    job = submit(cluster, *arguments(small_zoo, tmp_path))
+    begun(cluster, tmp_path, job)
+    cluster.run("scancel", "--signal=USR1", job)
+    found = cluster.completed(job)
+    said = log(cluster, job)
+    assert found["JobState"] == "COMPLETED" and found["Restarts"] == "1", said
+    assert said.count("preempted by SIGUSR1") == 1 and "exit code 75" in said
+    same_run(uninterrupted, run_folder(tmp_path))
+
+
+def test_preempted_by_the_time_limit(cluster: Cluster, uninterrupted: Path, small_zoo: Path, tmp_path: Path) -> None:
+    """A minute, of which the last 50 seconds are after the signal: several times."""
+    job = submit(cluster, "--time=1", "--signal=USR1@50", *arguments(small_zoo, tmp_path))
+    found = cluster.completed(job, seconds=400)
+    said = log(cluster, job)
+    assert found["JobState"] == "COMPLETED", said
+    assert int(found["Restarts"]) == said.count("exit code 75") >= 1
+    same_run(uninterrupted, run_folder(tmp_path))
+
+
+def test_a_node_is_lost(cluster: Cluster, uninterrupted: Path, small_zoo: Path, tmp_path: Path) -> None:
+    """The second node's daemon and its task die at once; Slurm itself requeues the job when it notices."""
+    job = submit(cluster, *arguments(small_zoo, tmp_path))
+    begun(cluster, tmp_path, job)
+    cluster.daemons["n2"].kill()
+    cluster.daemons["n2"].wait()
+    for process in tasks_of("n2", job):
+        os.kill(process, signal.SIGKILL)
+    cluster.wait(lambda: int(cluster.job(job)["Restarts"]) > 0 or over(cluster, job), 90, "the lost node's job")
+    cluster.begin("n2", "slurmd", "-D", "-N", "n2")
+    cluster.wait(lambda: "down" not in "".join(cluster.states()), 60, "the node to come back")
+    found = cluster.completed(job)
+    assert found["JobState"] == "COMPLETED" and int(found["Restarts"]) >= 1, log(cluster, job)
+    same_run(uninterrupted, run_folder(tmp_path))
+
+
+def over(cluster: Cluster, job: str) -> bool:
+    return cluster.job(job)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+
+
+def tasks_of(node: str, job: str) -> list[int]:
+    """The processes of a job on a node, its step daemon first."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = dict(v.split("=", 1) for v in (process / "environ").read_text().split("\0") if "=" in v)
+            command = (process / "cmdline").read_text()
+        except (OSError, UnicodeDecodeError):
+            continue
+        mine = variables.get("SLURM_JOB_ID") == job and variables.get("SLURMD_NODENAME") == node
+        if mine or (command.startswith("slurmstepd: [" + job) and variables.get("SLURMD_NODENAME") == node):
+            found.append(int(process.name))
+    return found
+
+
+def test_a_sweep_is_a_job_array(cluster: Cluster, small_zoo: Path, tmp_path: Path) -> None:
+    """Preempted by SIGUSR1, a job is requeued by submitit alone; given again, the sweep repeats nothing."""
+    sweep = [sys.executable, str(ROOT / "train.py"), "--multirun", "launcher=slurm", "seed=0,1"]
+    sweep += options(small_zoo, "data.batch_size=16", f"trainer.max_epochs={EPOCHS}")
+    sweep += [f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.launcher.timeout_min=5", "hydra.launcher.cpus_per_task=1"]
+    process = subprocess.Popen(
+        sweep, env=cluster.environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    cluster.wait(lambda: len(list((tmp_path / "sweep").glob("1/metrics.csv"))) > 0, 120, "the sweep's second job")
+    (array,) = set(cluster.run("squeue", "-h", "-o", "%F").split())
+    cluster.run("scancel", "--signal=USR1", f"{array}_1")
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    found = [Result.read(tmp_path / "sweep" / job) for job in ("0", "1")]
+    assert [r.seed for r in found] == [0, 1] and [r.epochs for r in found] == [EPOCHS, EPOCHS]
+    logs = "".join(p.read_text() for p in (tmp_path / "sweep").glob(".submitit/*/*_log.*"))
+    assert logs.count("preempted by SIGUSR1") == 1 and cluster.job(f"{array}_1")["Restarts"] == "1"
+    before = (tmp_path / "sweep" / "0" / "metrics.csv").stat().st_mtime_ns
+    subprocess.run(sweep, env=cluster.environment, cwd=tmp_path, check=True, capture_output=True, timeout=200)
+    assert (tmp_path / "sweep" / "0" / "metrics.csv").stat().st_mtime_ns == before
