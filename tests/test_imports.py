@@ -25,7 +25,7 @@ LAYERS = [
         "wsl.zoo_figure", "wsl.attention_maps", "wsl.trainer", "wsl.ranks", "wsl.preemption",
     ),
     ("wsl.run_config", "wsl.build", "wsl.command_line"),
-    ("wsl.report",),
+    ("wsl.report", "wsl.sweeps"),
 ]  # fmt: skip
 #: library → the modules that may import it
 HOMES = {

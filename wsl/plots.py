@@ -111,6 +111,25 @@ def comparison(names: Sequence[str], values: Sequence[float], metric: str, path:
     return _save(figure, path)
 
 
+def sweep(names: Sequence[str], scores: Mapping[str, Sequence[Sequence[float]]], metric: str, path: Path) -> Path:
+    """Each setting's mean ± standard deviation and its seeds, in every split: split → setting → seed."""
+    figure = Figure(figsize=(7.4, 0.9 + 0.42 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    for number, ((split, of_settings), colour) in enumerate(zip(scores.items(), (ACCENT, INK), strict=False)):
+        height = np.arange(len(names)) + 0.12 * (2 * number - 1)
+        mean = [float(np.mean(seeds)) for seeds in of_settings]
+        spread = [float(np.std(seeds, ddof=1)) if len(seeds) > 1 else 0.0 for seeds in of_settings]
+        axes.errorbar(mean, height, xerr=spread, fmt="o", markersize=5, capsize=3, color=colour, label=split)
+        for seeds, y in zip(of_settings, height, strict=True):
+            axes.plot(seeds, [y] * len(seeds), "|", color=colour, alpha=0.5)
+    axes.set(xlabel=f"{metric} (mean ± deviation over seeds)", yticks=range(len(names)))
+    axes.set_yticklabels(names, fontsize=8)
+    axes.invert_yaxis()
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
 @dataclass(frozen=True)
 class Star:
     """A node among its neighbours: their classes give the colours, their weights the width of the rays."""

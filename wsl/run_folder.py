@@ -126,7 +126,7 @@ def check_same_config(folder: Path, config: Mapping[str, Any], free: Sequence[st
     Raises:
         RunFolderError: naming every key that differs, with both values.
     """
-    stored, wanted = _flat(read_config(folder)), _flat(json.loads(json.dumps(config)))
+    stored, wanted = flat(read_config(folder)), flat(json.loads(json.dumps(config)))
     differing = [k for k in sorted(stored.keys() | wanted.keys()) if stored.get(k) != wanted.get(k) and k not in free]
     if differing:
         lines = [f"  {key}: the run has {stored.get(key)!r}, you gave {wanted.get(key)!r}" for key in differing]
@@ -154,9 +154,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise RunFolderError(f"cannot write {path}: {error.strerror}; free space or choose another run_root") from error
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested config as dotted keys and their values."""
     if not isinstance(values, Mapping):
         return {prefix: values}
-    return {
-        k: v for key, value in values.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()
-    }
+    return {k: v for key, value in values.items() for k, v in flat(value, f"{prefix}.{key}" if prefix else key).items()}
