@@ -41,6 +41,7 @@ from wsl.encoders.node.attention import GAT, GATv2Node
 from wsl.encoders.node.convolutions import GCN, GCNII, GIN, SAGE
 from wsl.encoders.node.decoupled import APPNP, SGC, Heat
 from wsl.encoders.probe import ProbeMLP
+from wsl.encoders.scale_gmn import ScaleGMN
 from wsl.encoders.statnn import StatNN
 from wsl.encoders.unf import UNF
 from wsl.encoders.wrapper import Wrapper
@@ -61,6 +62,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "nfn_np": NFNNP,
     "nfn_hnp": NFNHNP,
     "nft": NFT,
+    "scale_gmn": ScaleGMN,
     "monomial": Monomial,
     "monomial_front": MonomialFront,
     "canonical": Canonical,

@@ -27,6 +27,7 @@ from wsl.encoders.nft import NFT
 from wsl.encoders.ng_gnn import NGGNN
 from wsl.encoders.ng_transformer import NGTransformer
 from wsl.encoders.probe import ProbeMLP
+from wsl.encoders.scale_gmn import ScaleGMN
 from wsl.encoders.statnn import StatNN
 from wsl.encoders.unf import UNF
 from wsl.run_config import ENCODERS
@@ -106,6 +107,13 @@ CASES += [
     Case("canonical_sine", lambda s: Canonical(s, 10, encoder=PLAIN_GNN), INR, EVERY, scale=0.1),
     Case("canonical_relu", lambda s: Canonical(s, 10, encoder=PLAIN_GNN), RELU, ("permutation", "scaling")),
     Case("monomial_front", lambda s: MonomialFront(s, 10, encoder=SMALL_NFN), INR, ("permutation", "sign"), scale=0.1),
+]
+SMALL_GMN = partial(ScaleGMN, width=16, layers=3)
+CASES += [
+    Case("scale_gmn", lambda s: SMALL_GMN(s, 10), INR, EVERY, scale=0.1),
+    Case("scale_gmn_b", lambda s: SMALL_GMN(s, 10, bidirectional=True), RELU, ("permutation", "scaling")),
+    Case("scale_gmn_b_sine", lambda s: SMALL_GMN(s, 10, bidirectional=True, readout="full"), INR, EVERY, scale=0.1),
+    Case("scale_gmn_edges", lambda s: SMALL_GMN(s, 10, form="edges"), RELU, ("permutation", "scaling")),
 ]
 CASES += [
     Case("statnn", lambda s: StatNN(s, 10, hidden=(16,)), RELU, bags=True),

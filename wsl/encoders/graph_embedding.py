@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import UnsupportedSpecError
-from wsl.graphs.edge_list import EdgeList, as_mixed, edge_list
-from wsl.graphs.frame import ROLES, GraphFrame, frame_of
+from wsl.graphs.edge_list import EdgeList, as_mixed, edge_list, states_of
+from wsl.graphs.frame import GraphFrame, frame_of
 from wsl.graphs.network import GraphError, GraphOptions
 from wsl.nn.fourier import FourierFeatures
 from wsl.nn.graph_probes import GraphProbes
@@ -223,10 +223,7 @@ class EdgeListFront(nn.Module):
 
 def output_states(graph: EdgeList, x: Tensor) -> Tensor:
     """States of the output nodes ``[B, outputs, C]``; zeros where a network has fewer than the frame."""
-    rows = (graph.role == ROLES.index("output")).nonzero().squeeze(-1)
-    places = graph.node_owner[rows] * graph.frame.outputs + graph.row[rows]
-    out = x.new_zeros(len(graph) * graph.frame.outputs, x.shape[1])
-    return out.index_copy(0, places, x.index_select(0, rows)).view(len(graph), graph.frame.outputs, x.shape[1])
+    return states_of(graph, x, "output")
 
 
 def padded_states(graph: EdgeList, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from wsl.batch import MixedWeightBatch, WeightBatch
-from wsl.graphs.frame import GraphFrame
+from wsl.graphs.frame import ROLES, GraphFrame
 from wsl.graphs.tables import Table, tables_of
 
 
@@ -203,3 +203,15 @@ def pointer(ascending: Tensor, size: int) -> Tensor:
     """``[size + 1]``: where the run of each number below ``size`` begins in a list that ascends."""
     counts = ascending.bincount(minlength=size)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def states_of(graph: EdgeList, x: Tensor, role: str) -> Tensor:
+    """States ``[B, n, C]`` of the nodes of a role, in their order, from those of all ``[ΣN, C]``.
+
+    n is the frame's number of inputs or outputs; zeros where a network has fewer.
+    """
+    size = graph.frame.inputs if role == "input" else graph.frame.outputs
+    rows = (graph.role == ROLES.index(role)).nonzero().squeeze(-1)
+    places = graph.node_owner[rows] * size + graph.row[rows]
+    out = x.new_zeros(len(graph) * size, x.shape[1])
+    return out.index_copy(0, places, x.index_select(0, rows)).view(len(graph), size, x.shape[1])

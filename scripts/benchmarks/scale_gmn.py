@@ -1,0 +1,187 @@
+"""ScaleGMN: a training step on dense blocks against the same model on PyG's message passing.
+
+The reference shares weights, embedding and readout with the encoder. Its layers send messages along an edge index and
+evaluate each formula as it is written, on every edge and node: linear maps of vectors after vectors are gathered, ρ
+twice for the two signs, the functions of nodes with and without factors everywhere, of which a mask keeps one.
+Outputs and gradients of both are compared before any time is taken. A step is forward, cross-entropy, backward and
+AdamW. Each peak of memory is that of a fresh process that takes a few steps.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
+
+from benchmarks.measure import Report, in_fresh_process, interleaved, peak_rss, ten_units
+from wsl.batch import WeightBatch
+from wsl.encoders.scale_gmn import ScaleGMN
+from wsl.nn.monomial.invariants import unit
+from wsl.nn.scale_gmn.functions import ScaleInv, Symmetrised
+from wsl.nn.scale_gmn.graph import DenseGraph
+from wsl.nn.scale_gmn.layer import EdgeUpdate, Message, OfKind, ScaleGMNLayer
+from wsl.spec import WeightSpec, mlp_spec
+from wsl.zoo.build.wild_cnn import WildCNN
+
+BATCH = 16
+SIREN = mlp_spec([2, 32, 32, 1], "sine", {"omega": 30.0}, output_offset=0.5)
+CNN = WildCNN(1, (16, 16, 16), (3, 3, 3), ("relu",) * 3, (-1,) * 3, 10).spec()
+#: row → networks and options of the encoder
+ROWS: dict[str, tuple[WeightSpec, dict[str, Any]]] = {
+    "MNIST INRs, d=128": (SIREN, {"skip": True, "edge_codes": True}),
+    "MNIST INRs, d=64, both ways": (SIREN, {"width": 64, "bidirectional": True}),
+    "Small CNN Zoo, ReLU, d=64": (CNN, {"width": 64}),
+}
+GOAL_ROW, GOAL = "MNIST INRs, d=128", 3.0
+
+
+class PyGLayer(MessagePassing):
+    """A layer of :class:`~wsl.nn.scale_gmn.layer.ScaleGMNLayer` with its weights, on an edge index.
+
+    All neurons that have factors have the same: signs (``signed``) or positive ones.
+    """
+
+    def __init__(self, layer: ScaleGMNLayer, signed: bool) -> None:
+        super().__init__(aggr="sum", node_dim=0)
+        self.layer, self.signed = layer, signed
+
+    def forward(
+        self, x: Tensor, e: Tensor, back: Tensor, edge_index: Tensor, free: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        layer, there = self.layer, edge_index.flip(0)
+        heard = [x, self.propagate(edge_index, x=x, e=e, free=free, of=layer.message)]
+        if layer.back_message is not None:
+            heard.append(self.propagate(there, x=x, e=back, free=free, of=layer.back_message))
+        new = self.of_kind(layer.update, torch.cat(heard, dim=-1), free)
+        new = new if layer.skip is None else new + layer.skip(x)
+        if layer.edge_update is not None:
+            e = self.updated(layer.edge_update, new, e, edge_index, free)
+        if layer.back_update is not None:
+            back = self.updated(layer.back_update, new, back, there, free)
+        return new, e, back if layer.own_back else e
+
+    def message(self, x_j: Tensor, e: Tensor, free_i: Tensor, of: Message) -> Tensor:
+        return self.of_kind(of.function, of.node(x_j) * of.edge(e), free_i)
+
+    def of_kind(self, function: OfKind, x: Tensor, free: Tensor) -> Tensor:
+        moved = function.moved.linear(x) * self.invariant(function.moved.gate, x)
+        return torch.where(free, function.free[0](x), moved)
+
+    def invariant(self, function: ScaleInv, x: Tensor) -> Tensor:
+        return function.phi(self.canonical(function.even, x))  # type: ignore[no-any-return]
+
+    def canonical(self, even: Symmetrised | None, x: Tensor) -> Tensor:
+        if not self.signed:
+            return unit(x)
+        return x.abs() if even is None else even.rho(x) + even.rho(-x)
+
+    def updated(self, update: EdgeUpdate, x: Tensor, e: Tensor, edge_index: Tensor, free: Tensor) -> Tensor:
+        ends = [
+            torch.where(free[nodes], x[nodes], self.canonical(update.even, x[nodes])) for nodes in edge_index.unbind()
+        ]
+        return update.linear(e) * update.phi(torch.cat(ends, dim=-1))  # type: ignore[no-any-return]
+
+
+class PyGReference(nn.Module):
+    """The encoder's embedding and readout around layers on an edge index over all networks of the batch."""
+
+    def __init__(self, encoder: ScaleGMN) -> None:
+        super().__init__()
+        self.encoder = encoder
+        signed = bool(encoder.spec.labels_with("sign"))
+        self.layers = nn.ModuleList(PyGLayer(layer, signed) for layer in encoder.layers)  # type: ignore[arg-type]
+        self.ends = edge_ends(encoder.front.graph)  # type: ignore[arg-type]
+
+    def forward(self, batch: WeightBatch) -> Tensor:
+        encoder, size = self.encoder, len(batch)
+        graph, x, edges, back = encoder._first(encoder._folded(batch))
+        nodes = x.shape[1]
+        starts = torch.arange(size).mul(nodes).reshape(-1, 1)
+        edge_index = torch.stack([(ends + starts).flatten() for ends in self.ends])
+        kinds = zip(graph.kinds, graph.split(x), strict=True)
+        free = torch.cat([torch.full((size, part.shape[1], 1), kind.free) for kind, part in kinds], dim=1).flatten(0, 1)
+        e, r = (torch.cat([part.flatten(1, 2) for part in parts], dim=1).flatten(0, 1) for parts in (edges, back))
+        x = x.flatten(0, 1)
+        for layer in self.layers:
+            x, e, r = layer(x, e, r, edge_index, free)
+        return encoder.readout(x.unflatten(0, (size, nodes)), graph)  # type: ignore[no-any-return]
+
+
+def edge_ends(graph: DenseGraph) -> tuple[Tensor, Tensor]:
+    """Sending and receiving node of each edge of one network, each ``[E]``."""
+    number = torch.arange(sum(size for _, size in graph.sets)).reshape(1, -1, 1)
+    ends = [torch.broadcast_tensors(part.at("source", number), part.at("target", number)) for part in graph.parts]
+    source, target = (torch.cat([pair[side].flatten() for pair in ends]) for side in (0, 1))
+    return source, target
+
+
+class TrainingStep:
+    """Encoder and reference with equal weights; ``step(model)`` trains one step on the same networks."""
+
+    def __init__(self, row: str) -> None:
+        torch.manual_seed(0)
+        spec, options = ROWS[row]
+        self.batch = WeightBatch(spec, torch.randn(BATCH, spec.numel, 1) * 0.05)
+        self.labels = torch.randint(0, 10, (BATCH,))
+        self.blocks = ScaleGMN(spec, 10, **options)
+        self.blocks.fit_statistics(self.batch)
+        self.reference = PyGReference(self.blocks)
+        self.optimizer = torch.optim.AdamW(self.blocks.parameters(), lr=1e-3, weight_decay=1e-2)
+
+    def step(self, model: nn.Module) -> None:
+        self.optimizer.zero_grad()
+        F.cross_entropy(model(self.batch), self.labels).backward()
+        self.optimizer.step()
+
+    def check(self) -> float:
+        """Largest difference of outputs and gradients in float64, relative to the largest value of each.
+
+        Raises:
+            AssertionError: if it exceeds rounding; then the two are not the same model.
+        """
+        self.reference.double()  # the encoder is part of it
+        batch, results = self.batch.with_values(self.batch.values.double()), []
+        for model in (self.blocks, self.reference):
+            self.optimizer.zero_grad()
+            out = model(batch)
+            F.cross_entropy(out, self.labels).backward()
+            grads = [p.grad.clone() for p in self.blocks.parameters() if p.grad is not None]
+            results.append([out.detach(), torch.cat([g.flatten() for g in grads])])
+        self.optimizer.zero_grad()
+        self.reference.float()
+        worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results, strict=True))
+        if not worst < 1e-10:
+            raise AssertionError(f"blocks and PyG differ by {worst:.1e}: the benchmark would compare two models")
+        return worst
+
+
+def measure_memory(row: str, which: str, steps: int = 2) -> float:
+    """Peak resident MB of a process that only trains."""
+    training = TrainingStep(row)
+    for _ in range(steps):
+        training.step(getattr(training, which))
+    return peak_rss() / 2**20
+
+
+def run() -> Report:
+    columns = ["model", "blocks: ms", "units", "MB", "PyG: units", "MB", "faster", "difference"]
+    report = Report(f"ScaleGMN training step, {BATCH} networks", columns)
+    for row in ROWS:
+        training = TrainingStep(row)
+        difference = training.check()
+        steps = {which: partial(training.step, getattr(training, which)) for which in ("blocks", "reference")}
+        times = interleaved({**steps, "units": ten_units()}, repeats=5, warmup=1)
+        unit_time = times["units"] / 10
+        blocks, reference = times["blocks"] / unit_time, times["reference"] / unit_time
+        memory = {which: in_fresh_process(measure_memory, row, which) for which in ("blocks", "reference")}
+        cells = [f"{times['blocks'] * 1e3:.0f}", f"{blocks:.1f}", f"{memory['blocks']:.0f}"]
+        cells += [f"{reference:.1f}", f"{memory['reference']:.0f}", f"{reference / blocks:.1f}×", f"{difference:.0e}"]
+        report.rows.append([row, *cells])
+        report.figures |= {f"{row}: units": blocks, f"{row}: PyG units": reference, f"{row}: MB": memory["blocks"]}
+        if row == GOAL_ROW:
+            report.goal(f"{row}: times faster than PyG", reference / blocks, ">=", GOAL)
+    return report

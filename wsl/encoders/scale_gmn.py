@@ -1,0 +1,166 @@
+"""ScaleGMN: message passing on the neural graph that respects scales, signs and phases of hidden neurons."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from wsl.batch import MixedWeightBatch, WeightBatch
+from wsl.encoders.base import Encoder, UnsupportedSpecError
+from wsl.encoders.graph_embedding import graph_frame
+from wsl.graphs.edge_list import as_mixed
+from wsl.graphs.frame import GraphFrame
+from wsl.graphs.network import GraphError, GraphOptions
+from wsl.nn.phases import fold_phases
+from wsl.nn.scale_gmn.front import DenseFront, Embedding, ListFront, States
+from wsl.nn.scale_gmn.graph import NotDenseError
+from wsl.nn.scale_gmn.kinds import kind_table
+from wsl.nn.scale_gmn.layer import ScaleGMNLayer
+from wsl.nn.scale_gmn.readout import EndsReadout, FullReadout, Readout
+from wsl.nn.standardize import Standardize
+from wsl.ranges import PositiveInt, Rate
+from wsl.spec import WeightSpec
+from wsl.spec.family import SpecFamily, specs_of
+
+
+class ScaleGMN(Encoder):
+    """Embeds networks by their neural graph: neurons are nodes, weights (or kernels) edges, biases node values.
+
+    Every state has the factor of what it stands for: d_i at neuron i, d_i / d_j on the edge from j to i. Layers join
+    states by products of linear maps and functions of canonical forms (:mod:`wsl.nn.scale_gmn`), so that factors pass
+    through, and the readout forgets them. Which factors a neuron may have follows from its own activation: positive
+    ones (ReLU), signs (tanh, sine), both (identity), none; layers of one network and networks of one zoo may differ.
+    Sine biases are first folded into half a period (:mod:`wsl.nn.phases`).
+
+    ``bidirectional=False`` is ScaleGMN, ``True`` ScaleGMN-B. Against the network an edge has the factor d_j / d_i, so
+    its first state there is made of the reciprocal weight; with signs alone, d = 1/d, both directions share one state.
+
+    Source: Kalogeropoulos et al., "Scale Equivariant Graph Metanetworks", NeurIPS 2024. The numbers of parameters are
+    those of the published models. Other than in the published code, backward edges have reciprocals, phases are folded
+    with the frequency of the sine, nothing is added to norms, and activations may differ within one network.
+
+    Args:
+        spec: what the networks share, or the family of their specs. A network of a family may have a spec that the
+            family has not, if its graph fits (:class:`~wsl.graphs.frame.GraphFrame`).
+        out_features: number of features returned.
+        width: C, size of node and edge states.
+        layers: rounds of message passing.
+        bidirectional: also let messages run from outputs to inputs.
+        sign: how a vector forgets its sign: "symmetrised" ρ(x) + ρ(−x), or "abs" |x|.
+        readout: "outputs" reads the output nodes (bidirectional: the inputs, too); "full" all nodes.
+        end_functions: "shared" has one perceptron in each place for nodes without factors, "separate" one for inputs
+            and one for the rest.
+        norm: "layer" has layer norms in all perceptrons (on invariants); "none" has not.
+        skip: add a linear map of a layer's node states to its result.
+        edge_codes: learned codes of edges, beside those of nodes.
+        dropout: rate on node states between layers, in training.
+        fold_phases: fold sine biases; without, the encoder does not respect phases.
+        normalize: divide each tensor by its root mean square over the training data (see :meth:`fit_statistics`).
+        form: "blocks" (one architecture whose connections are all matrices) or "edges"; "auto" takes blocks if it can.
+        flatten: see :class:`~wsl.graphs.network.GraphOptions`.
+
+    Shapes: batch of ``[B, P, 1]`` or a mixed one → ``[B, out_features]``.
+
+    Raises:
+        UnsupportedSpecError: if a spec has no neural graph, one whose values do not have the factors of their places,
+            no blocks though they are asked for, or no output neurons that can be told apart.
+    """
+
+    symmetries: ClassVar[frozenset[str]] = frozenset({"permutation", "scaling", "sign", "phase"})
+    reads: ClassVar[tuple[type[Any], ...]] = (WeightSpec, SpecFamily)
+
+    def __init__(
+        self,
+        spec: WeightSpec | SpecFamily,
+        out_features: int,
+        *,
+        width: PositiveInt = 128,
+        layers: PositiveInt = 4,
+        bidirectional: bool = False,
+        sign: Literal["symmetrised", "abs"] = "symmetrised",
+        readout: Readout = "outputs",
+        end_functions: Literal["shared", "separate"] = "shared",
+        norm: Literal["layer", "none"] = "layer",
+        skip: bool = False,
+        edge_codes: bool = False,
+        dropout: Rate = 0.0,
+        fold_phases: bool = True,
+        normalize: bool = True,
+        form: Literal["auto", "blocks", "edges"] = "auto",
+        flatten: Literal["kernel", "repeat", "layer"] = "kernel",
+    ) -> None:
+        super().__init__(spec, out_features)
+        held = {s for one in specs_of(spec) for label in one.labels for s in label.symmetries}
+        self.folds = fold_phases and "phase" in held
+        if not fold_phases:
+            self.symmetries = self.symmetries - {"phase"}  # type: ignore[misc]  # of this one
+        self.own_back = bidirectional and "scaling" in held
+        frame = graph_frame(spec, GraphOptions(flatten), "ScaleGMN")
+        if not frame.outputs:
+            raise UnsupportedSpecError("ScaleGMN reads output neurons, and this spec has none that can be told apart")
+        self.front = front(spec, frame, form)
+        self.normalize = Standardize(spec, center=False) if normalize else None
+        self.embed = Embedding(frame, width, edge_codes)
+        symmetrised, layer_norm = sign == "symmetrised" and "sign" in held, norm == "layer"
+        self.layers = nn.ModuleList(
+            ScaleGMNLayer(
+                width, 1 if end_functions == "shared" else 2, layer_norm, symmetrised, backward=bidirectional,
+                own_back=self.own_back, update_edges=n + 1 < layers, skip=skip,
+            )
+            for n in range(layers)
+        )  # fmt: skip
+        self.dropout = nn.Dropout(dropout)
+        self.readout: nn.Module
+        if readout == "outputs":
+            self.readout = EndsReadout(frame, width, out_features, layer_norm, bidirectional)
+        else:
+            self.readout = FullReadout(frame, width, out_features, layer_norm, symmetrised)
+
+    def fit_statistics(self, batch: WeightBatch | MixedWeightBatch) -> None:
+        """Set the scale of each parameter tensor from training data."""
+        if self.normalize is not None:
+            self.normalize.fit(self._folded(batch))
+
+    def forward(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
+        if isinstance(self.spec, WeightSpec):
+            self.check_spec(batch)
+        if not len(batch):
+            return batch.values.new_zeros(0, self.out_features)
+        graph, x, edges, back = self._first(self._folded(batch))
+        for number, layer in enumerate(self.layers):
+            x, edges, back = layer(self.dropout(x) if number else x, edges, back, graph)
+        return self.readout(x, graph)
+
+    def _folded(self, batch: WeightBatch | MixedWeightBatch) -> MixedWeightBatch:
+        if batch.values.shape[-1] != 1:
+            raise ValueError(f"ScaleGMN reads one channel, this batch has {batch.values.shape[-1]}")
+        mixed = as_mixed(batch)
+        return fold_phases(mixed) if self.folds else mixed
+
+    def _first(self, batch: MixedWeightBatch) -> States:
+        values = batch.values if self.normalize is None else self.normalize.flat(batch)
+        if isinstance(self.front, DenseFront):
+            return self.front(values.view(len(batch), -1), self.embed, self.own_back)
+        return self.front(batch.with_values(values), self.embed, self.own_back)
+
+
+def front(spec: WeightSpec | SpecFamily, frame: GraphFrame, form: str) -> DenseFront | ListFront:
+    """The form asked for, or blocks where they can hold the graph.
+
+    Raises:
+        UnsupportedSpecError: if they cannot though asked for, or a spec has values with other factors.
+    """
+    try:
+        for one in specs_of(spec):
+            kind_table(one, frame)
+        if form != "edges" and isinstance(spec, WeightSpec):
+            return DenseFront(spec, frame)
+    except GraphError as error:
+        raise UnsupportedSpecError(f"ScaleGMN cannot take this spec: {error}") from error
+    except NotDenseError as error:
+        if form == "blocks":
+            raise UnsupportedSpecError(f"dense blocks cannot hold this spec: {error}; set form=edges") from error
+    if form == "blocks" and isinstance(spec, SpecFamily):
+        raise UnsupportedSpecError("dense blocks cannot hold a mixed zoo: set form=edges or form=auto")
+    return ListFront(frame)

@@ -1,0 +1,89 @@
+"""Functions of one vector that a factor d leaves alone (invariant), or passes through (equivariant).
+
+Source: Kalogeropoulos et al., "Scale Equivariant Graph Metanetworks", NeurIPS 2024, section 4.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsl.nn.monomial.characters import Action
+from wsl.nn.monomial.invariants import normal_form, unit
+
+
+class Perceptron(nn.Module):
+    """Linear, layer norm (if asked for), SiLU, linear: ``[…, n_in]`` → ``[…, n_out]``."""
+
+    def __init__(self, n_in: int, width: int, n_out: int, norm: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(n_in, width)
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.last = nn.Linear(width, n_out)
+
+    def hidden(self, z: Tensor) -> Tensor:
+        """SiLU(norm(z)) of the first map's result."""
+        return F.silu(self.norm(z))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.hidden(self.first(x)))
+
+
+class Symmetrised(nn.Module):
+    """ρ(x) + ρ(−x) with a perceptron ρ that keeps the size: an even function, ``[…, n]`` → ``[…, n]``."""
+
+    def __init__(self, size: int, width: int, norm: bool) -> None:
+        super().__init__()
+        self.rho = Perceptron(size, width, size, norm)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The sum before ρ's last map, which is one matrix product for both signs."""
+        z = F.linear(x, self.rho.first.weight)
+        bias = self.rho.first.bias
+        return self.rho.hidden(bias + z) + self.rho.hidden(bias - z)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.hidden(x), self.rho.last.weight, 2 * self.rho.last.bias)
+
+    def then(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """``linear`` of the result; two linear maps in a row are one."""
+        weight = linear.weight @ self.rho.last.weight
+        return F.linear(self.hidden(x), weight, F.linear(2 * self.rho.last.bias, linear.weight, linear.bias))
+
+
+class ScaleInv(nn.Module):
+    r"""φ of a canonical form, which no factor of the vector changes.
+
+    .. math:: \tilde x = x/‖x‖ \text{ (positive factors)}, \qquad |x| \text{ or } ρ(x) + ρ(−x) \text{ (signs)}
+
+    Both where both are allowed. Nothing is added to the norm, and the zero vector stays zero.
+
+    Args:
+        size, width, out: of the vector, the hidden layers, the result.
+        norm: layer norm in the perceptrons.
+        symmetrised: the sum instead of absolute values.
+    """
+
+    def __init__(self, size: int, width: int, out: int, norm: bool, symmetrised: bool) -> None:
+        super().__init__()
+        self.even = Symmetrised(size, width, norm) if symmetrised else None
+        self.phi = Perceptron(size, width, out, norm)
+
+    def forward(self, x: Tensor, acted: Action) -> Tensor:
+        if acted.signed and self.even is not None:
+            z = self.even.then(self.phi.first, unit(x) if acted.scaled else x)
+        else:
+            z = self.phi.first(normal_form(x, acted))
+        return self.phi.last(self.phi.hidden(z))
+
+
+class ScaleEq(nn.Module):
+    """(Γx) ⊙ ScaleInv(x): has the factor of x."""
+
+    def __init__(self, size: int, width: int, norm: bool, symmetrised: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, width, bias=False)
+        self.gate = ScaleInv(size, width, width, norm, symmetrised)
+
+    def forward(self, x: Tensor, acted: Action) -> Tensor:
+        return self.linear(x) * self.gate(x, acted)

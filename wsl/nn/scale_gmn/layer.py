@@ -1,0 +1,136 @@
+"""One round of scale- and sign-equivariant message passing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsl.nn.monomial.invariants import normal_form
+from wsl.nn.scale_gmn.functions import Perceptron, ScaleEq, Symmetrised
+from wsl.nn.scale_gmn.graph import End, KindGraph
+from wsl.nn.scale_gmn.kinds import Kind
+
+
+class OfKind(nn.Module):
+    """A function of one vector that has the vector's factor: ScaleEq where there is one, any perceptron elsewhere.
+
+    Args:
+        size, width: of the vector, and of the result and hidden layers.
+        ends: number of perceptrons for nodes without factors: one, or one for inputs and one for all others.
+        norm, symmetrised: see :class:`~wsl.nn.scale_gmn.functions.ScaleInv`.
+    """
+
+    def __init__(self, size: int, width: int, ends: int, norm: bool, symmetrised: bool) -> None:
+        super().__init__()
+        self.moved = ScaleEq(size, width, norm, symmetrised)
+        self.free = nn.ModuleList(Perceptron(size, width, width, norm) for _ in range(ends))
+
+    def forward(self, x: Tensor, kind: Kind) -> Tensor:
+        if not kind.free:
+            return self.moved(x, kind.acted)
+        return self.free[0 if kind.role == "input" else -1](x)
+
+
+class Message(nn.Module):
+    """m_ij = f((Γ_v h_j) ⊙ (Γ_e e_ij)): factors d_j and d_i / d_j make d_i; then their sum over j."""
+
+    def __init__(self, width: int, ends: int, norm: bool, symmetrised: bool) -> None:
+        super().__init__()
+        self.node = nn.Linear(width, width, bias=False)
+        self.edge = nn.Linear(width, width, bias=False)
+        self.function = OfKind(width, width, ends, norm, symmetrised)
+
+    def forward(self, x: Tensor, edges: Sequence[Tensor], graph: KindGraph, to: End) -> Tensor:
+        """Sums ``[…, N, C]`` at the ends ``to`` of the edges."""
+        sent = self.node(x)
+        away: End = "source" if to == "target" else "target"
+        messages = [
+            self.function(self.edge(e) * part.at(away, sent), part.target if to == "target" else part.source)
+            for part, e in zip(graph.parts, edges, strict=True)
+        ]
+        return graph.collect(messages, to)
+
+
+class EdgeUpdate(nn.Module):
+    """e'_ij = (Γ e_ij) ⊙ φ(h̃_j, h̃_i) with the canonical forms of both ends.
+
+    φ's first map splits into a map of either end, so that only its last one, and Γ, are evaluated on edges.
+    """
+
+    def __init__(self, width: int, norm: bool, symmetrised: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width, bias=False)
+        self.even = Symmetrised(width, width, norm) if symmetrised else None
+        self.phi = Perceptron(2 * width, width, width, norm)
+
+    def forward(self, x: Tensor, edges: Sequence[Tensor], graph: KindGraph, sender: End = "source") -> list[Tensor]:
+        sets = zip(graph.split(x), graph.kinds, strict=True)
+        canonical = graph.join([self._canonical(states, kind) for states, kind in sets])
+        of_sender, of_receiver = self.phi.first.weight.chunk(2, dim=1)
+        first = F.linear(canonical, of_sender, self.phi.first.bias)
+        second = F.linear(canonical, of_receiver)
+        source, target = (first, second) if sender == "source" else (second, first)
+        return [
+            self.linear(e) * self.phi.last(self.phi.hidden(part.at("source", source) + part.at("target", target)))
+            for part, e in zip(graph.parts, edges, strict=True)
+        ]
+
+    def _canonical(self, x: Tensor, kind: Kind) -> Tensor:
+        if kind.acted.signed and self.even is not None:
+            return self.even(normal_form(x, kind.acted._replace(signed=False)))
+        return normal_form(x, kind.acted)
+
+
+class ScaleGMNLayer(nn.Module):
+    """Messages along the network, perhaps messages against it, node update f([h_i, sums]), edge update.
+
+    Args:
+        width: C. ``ends``: see :class:`OfKind`. ``norm``, ``symmetrised``: see :class:`ScaleEq`.
+        backward: whether messages also run against the edges.
+        own_back: whether edges have other states in that direction, which are updated apart.
+        update_edges: not in the last layer of a network of which only nodes are read.
+        skip: add a linear map of the node states.
+
+    Source: Kalogeropoulos et al., "Scale Equivariant Graph Metanetworks", NeurIPS 2024, section 5.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        ends: int,
+        norm: bool,
+        symmetrised: bool,
+        *,
+        backward: bool,
+        own_back: bool,
+        update_edges: bool,
+        skip: bool,
+    ) -> None:
+        super().__init__()
+        self.own_back = own_back
+        self.message = Message(width, ends, norm, symmetrised)
+        self.back_message = Message(width, ends, norm, symmetrised) if backward else None
+        self.update = OfKind((3 if backward else 2) * width, width, ends, norm, symmetrised)
+        self.edge_update = EdgeUpdate(width, norm, symmetrised) if update_edges else None
+        self.back_update = EdgeUpdate(width, norm, symmetrised) if update_edges and own_back else None
+        self.skip = nn.Linear(width, width, bias=False) if skip else None
+
+    def forward(
+        self, x: Tensor, edges: list[Tensor], back: list[Tensor], graph: KindGraph
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """New states of nodes, of edges, and of edges against the network (the same list unless ``own_back``)."""
+        heard = [x, self.message(x, edges, graph, "target")]
+        if self.back_message is not None:
+            heard.append(self.back_message(x, back, graph, "source"))
+        sets = zip(graph.split(torch.cat(heard, dim=-1)), graph.kinds, strict=True)
+        new = graph.join([self.update(states, kind) for states, kind in sets])
+        if self.skip is not None:
+            new = new + self.skip(x)
+        if self.edge_update is not None:
+            edges = self.edge_update(new, edges, graph)
+        if self.back_update is not None:
+            back = self.back_update(new, back, graph, "target")
+        return new, edges, back if self.own_back else edges
