@@ -1,10 +1,10 @@
 """ScaleGMN: a training step on dense blocks against the same model on PyG's message passing.
 
 The reference shares weights, embedding and readout with the encoder. Its layers send messages along an edge index and
-evaluate each formula as it is written, on every edge and node: linear maps of vectors after vectors are gathered, ρ
-twice for the two signs, the functions of nodes with and without factors everywhere, of which a mask keeps one.
-Outputs and gradients of both are compared before any time is taken. A step is forward, cross-entropy, backward and
-AdamW. Each peak of memory is that of a fresh process that takes a few steps.
+evaluate each formula as it is written, on every edge and node: linear maps after vectors are gathered, ρ twice for the
+two signs, the functions of nodes with and without factors everywhere, of which a mask keeps one, and states that no
+node that is read depends on. Outputs and gradients of both are compared before any time is taken. A step is forward,
+cross-entropy, backward and AdamW. Each peak of memory is that of a fresh process that takes a few steps.
 """
 
 from __future__ import annotations
@@ -104,7 +104,10 @@ class PyGReference(nn.Module):
         edge_index = torch.stack([(ends + starts).flatten() for ends in self.ends])
         kinds = zip(graph.kinds, graph.split(x), strict=True)
         free = torch.cat([torch.full((size, part.shape[1], 1), kind.free) for kind, part in kinds], dim=1).flatten(0, 1)
-        e, r = (torch.cat([part.flatten(1, 2) for part in parts], dim=1).flatten(0, 1) for parts in (edges, back))
+        e, r = (
+            torch.cat([part.flatten(1, 2) for part in parts], dim=1).flatten(0, 1)
+            for parts in (edges.values(), back.values())
+        )
         x = x.flatten(0, 1)
         for layer in self.layers:
             x, e, r = layer(x, e, r, edge_index, free)
@@ -149,7 +152,7 @@ class TrainingStep:
             self.optimizer.zero_grad()
             out = model(batch)
             F.cross_entropy(out, self.labels).backward()
-            grads = [p.grad.clone() for p in self.blocks.parameters() if p.grad is not None]
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.blocks.parameters()]
             results.append([out.detach(), torch.cat([g.flatten() for g in grads])])
         self.optimizer.zero_grad()
         self.reference.float()

@@ -36,6 +36,7 @@ ENCODERS: dict[str, tuple[str, ...]] = {
     "monomial": ("encoder=monomial",),
     "monomial, paths": ("encoder=monomial", "encoder.paths=8"),
     "monomial_rich": ("encoder=monomial_rich",),
+    "scale_gmn": ("encoder=scale_gmn_cnn_small",),
     "nfn_np": ("encoder=nfn_np",),
     "nfn_hnp": ("encoder=nfn_hnp",),
     "canonical, nfn_np": ("encoder=canonical", "encoder@encoder.encoder=nfn_np"),

@@ -59,7 +59,8 @@ SPECS = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "forward": {},
     "both_ways": {"bidirectional": True},
-    "abs": {"sign": "abs", "norm": "none", "bidirectional": True, "normalize": False},
+    "abs": {"sign": "abs", "bidirectional": True, "normalize": False},
+    "no_norm": {"sign": "abs", "norm": "none"},
     "full": {"readout": "full", "end_functions": "separate", "skip": True, "edge_codes": True},
     "full_both_ways": {"readout": "full", "bidirectional": True, "edge_codes": True},
     "edges": {"form": "edges", "bidirectional": True, "skip": True},
@@ -104,7 +105,7 @@ ILLEGAL = [
 def test_notices_actions_that_change_the_function(name: str, illegal: str, option: str) -> None:
     spec = SPECS[name]
     batch = networks(spec)
-    element = draw(SPECS["linear"], 5, symmetries=(illegal,), dtype=torch.float64)
+    element = draw(SPECS["linear"], 5, symmetries=(illegal,), scale=(0.5, 2.0), dtype=torch.float64)
     encoder = build(spec, **OPTIONS[option])
     assert difference(encoder(act(element, batch)), encoder(batch)) > 1e-6
 

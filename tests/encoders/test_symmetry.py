@@ -108,7 +108,7 @@ CASES += [
     Case("canonical_relu", lambda s: Canonical(s, 10, encoder=PLAIN_GNN), RELU, ("permutation", "scaling")),
     Case("monomial_front", lambda s: MonomialFront(s, 10, encoder=SMALL_NFN), INR, ("permutation", "sign"), scale=0.1),
 ]
-SMALL_GMN = partial(ScaleGMN, width=16, layers=3)
+SMALL_GMN = partial(ScaleGMN, width=16, layers=4)
 CASES += [
     Case("scale_gmn", lambda s: SMALL_GMN(s, 10), INR, EVERY, scale=0.1),
     Case("scale_gmn_b", lambda s: SMALL_GMN(s, 10, bidirectional=True), RELU, ("permutation", "scaling")),

@@ -17,6 +17,7 @@ from wsl.nn.scale_gmn.front import DenseFront, Embedding, ListFront, States
 from wsl.nn.scale_gmn.graph import NotDenseError
 from wsl.nn.scale_gmn.kinds import kind_table
 from wsl.nn.scale_gmn.layer import ScaleGMNLayer
+from wsl.nn.scale_gmn.reach import reaches
 from wsl.nn.scale_gmn.readout import EndsReadout, FullReadout, Readout
 from wsl.nn.standardize import Standardize
 from wsl.ranges import PositiveInt, Rate
@@ -95,6 +96,7 @@ class ScaleGMN(Encoder):
         self.folds = fold_phases and "phase" in held
         if not fold_phases:
             self.symmetries = self.symmetries - {"phase"}  # type: ignore[misc]  # of this one
+        self.bidirectional = bidirectional
         self.own_back = bidirectional and "scaling" in held
         frame = graph_frame(spec, GraphOptions(flatten), "ScaleGMN")
         if not frame.outputs:
@@ -111,7 +113,7 @@ class ScaleGMN(Encoder):
             for n in range(layers)
         )  # fmt: skip
         self.dropout = nn.Dropout(dropout)
-        self.readout: nn.Module
+        self.readout: EndsReadout | FullReadout
         if readout == "outputs":
             self.readout = EndsReadout(frame, width, out_features, layer_norm, bidirectional)
         else:
@@ -128,8 +130,9 @@ class ScaleGMN(Encoder):
         if not len(batch):
             return batch.values.new_zeros(0, self.out_features)
         graph, x, edges, back = self._first(self._folded(batch))
+        reach = reaches(graph, len(self.layers), self.readout.roles, self.bidirectional, self.own_back)
         for number, layer in enumerate(self.layers):
-            x, edges, back = layer(self.dropout(x) if number else x, edges, back, graph)
+            x, edges, back = layer(self.dropout(x) if number else x, edges, back, graph, reach[number])
         return self.readout(x, graph)
 
     def _folded(self, batch: WeightBatch | MixedWeightBatch) -> MixedWeightBatch:

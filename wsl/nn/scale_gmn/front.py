@@ -25,12 +25,15 @@ from wsl.spec import WeightSpec
 
 
 class States(NamedTuple):
-    """A graph with its first states; ``back``: of edges against the network, from reciprocal weights (or none)."""
+    """A graph with its first states; those of edges by number of the part.
+
+    ``back``: of edges against the network, from reciprocal weights (or the same).
+    """
 
     graph: KindGraph
     nodes: Tensor
-    edges: list[Tensor]
-    back: list[Tensor]
+    edges: dict[int, Tensor]
+    back: dict[int, Tensor]
 
 
 def reciprocal(v: Tensor) -> Tensor:
@@ -150,8 +153,8 @@ class DenseFront(nn.Module):
         picked = values.index_select(1, self.get_buffer("value_positions"))
         on_nodes = on_nodes.index_copy(1, self.get_buffer("value_places"), picked)
         x = embed.node_states(on_nodes.view(len(values), self.num_nodes, self.slots), at)
-        edges: list[Tensor] = []
-        back: list[Tensor] = []
+        edges: dict[int, Tensor] = {}
+        back: dict[int, Tensor] = {}
         for number, (type, shape) in enumerate(zip(self.types, self.shapes, strict=True)):
             positions, slots, source, target = (
                 self.get_buffer(f"edge_{name}_{number}") for name in ("positions", "slots", "source", "target")
@@ -161,7 +164,7 @@ class DenseFront(nn.Module):
             code = None if code is None else code.view(*shape[:2], -1)
             for states, of in ((edges, here), *(((back, reciprocal(here)),) if own_back else ())):
                 lifted = embed.edge_states(of, type, slots)
-                states.append(lifted if code is None else lifted * code)
+                states[number] = lifted if code is None else lifted * code
         return States(self.graph, x, edges, back if own_back else edges)
 
 
@@ -184,7 +187,7 @@ class ListFront(nn.Module):
         for of in (values, reciprocal(values)) if own_back else (values,):
             lifted = self._lifted(graph.type, of, embed)
             lifted = lifted if code is None else lifted * code
-            lists.append([lifted.index_select(0, part.edges) for part in by_kind.parts])
+            lists.append({n: lifted.index_select(0, part.edges) for n, part in enumerate(by_kind.parts)})
         return States(by_kind, x, lists[0], lists[-1])
 
     def _lifted(self, types: Tensor, values: Tensor, embed: Embedding) -> Tensor:

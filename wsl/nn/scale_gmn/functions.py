@@ -77,13 +77,21 @@ class ScaleInv(nn.Module):
         return self.phi.last(self.phi.hidden(z))
 
 
+def keeping_size(n_in: int, n_out: int) -> nn.Linear:
+    """A linear map without bias that keeps the mean square of its input at the start."""
+    linear = nn.Linear(n_in, n_out, bias=False)
+    nn.init.normal_(linear.weight, std=n_in**-0.5)
+    return linear
+
+
 class ScaleEq(nn.Module):
-    """(Γx) ⊙ ScaleInv(x): has the factor of x."""
+    """(Γx) ⊙ ScaleInv(x): has the factor of x. The gate starts near 1, so that far layers are heard from the start."""
 
     def __init__(self, size: int, width: int, norm: bool, symmetrised: bool) -> None:
         super().__init__()
-        self.linear = nn.Linear(size, width, bias=False)
+        self.linear = keeping_size(size, width)
         self.gate = ScaleInv(size, width, width, norm, symmetrised)
+        nn.init.ones_(self.gate.phi.last.bias)
 
     def forward(self, x: Tensor, acted: Action) -> Tensor:
         return self.linear(x) * self.gate(x, acted)

@@ -9,7 +9,7 @@ layers see the methods of :class:`KindGraph` only, and run on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
@@ -34,6 +34,10 @@ class EdgePart(Protocol):
     @property
     def target(self) -> Kind: ...
 
+    @property
+    def sets(self) -> tuple[int, int]:
+        """Numbers of the node sets at the source and the target."""
+
     def at(self, end: End, nodes: Tensor) -> Tensor:
         """States of the nodes at one end, as something that broadcasts against the part's edge states."""
 
@@ -54,8 +58,8 @@ class KindGraph(Protocol):
     def join(self, sets: Sequence[Tensor]) -> Tensor:
         """Inverse of :meth:`split`."""
 
-    def collect(self, edges: Sequence[Tensor], end: End) -> Tensor:
-        """Sums over the edges that have a node at that end: ``[…, N, C]``."""
+    def collect(self, edges: Mapping[int, Tensor], end: End, like: Tensor) -> Tensor:
+        """Sums over the edges of some parts that have a node at that end: ``[…, N, C]``, as ``like``."""
 
     def of_role(self, nodes: Tensor, role: str) -> Tensor:
         """States of inputs or outputs ``[B, n, C]``, in their order."""
@@ -74,6 +78,7 @@ class DensePart:
 
     source: Kind
     target: Kind
+    sets: tuple[int, int]
     sources: tuple[int, int]
     targets: tuple[int, int]
 
@@ -100,14 +105,13 @@ class DenseGraph:
     def join(self, sets: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(sets), dim=1)
 
-    def collect(self, edges: Sequence[Tensor], end: End) -> Tensor:
+    def collect(self, edges: Mapping[int, Tensor], end: End, like: Tensor) -> Tensor:
         found: dict[int, Tensor] = {}
-        for part, states in zip(self.parts, edges, strict=True):
-            place, axis = (part.sources, 1) if end == "source" else (part.targets, 2)
-            total = states.sum(axis)
-            found[place[0]] = found[place[0]] + total if place[0] in found else total
-        batch, width = edges[0].shape[0], edges[0].shape[-1]
-        return torch.cat([found[s] if s in found else edges[0].new_zeros(batch, n, width) for s, n in self.sets], dim=1)
+        for number, states in edges.items():
+            place, total = self.parts[number].sets[end == "target"], states.sum(1 if end == "source" else 2)
+            found[place] = found[place] + total if place in found else total
+        empty = self.split(like)
+        return self.join([found[n] if n in found else torch.zeros_like(e) for n, e in enumerate(empty)])
 
     def of_role(self, nodes: Tensor, role: str) -> Tensor:
         chosen = [part for kind, part in zip(self.kinds, self.split(nodes), strict=True) if kind.role == role]
@@ -147,7 +151,8 @@ def dense_graph(graph: NetworkGraph, kinds: Sequence[int]) -> DenseGraph:
         if not set(ends) <= set(sets):
             raise NotDenseError(f"the edges of connection {edges.connection} join parts of groups")
         source, target = (KINDS[kinds[start]] for start, _ in ends)
-        parts.append(DensePart(source, target, ends[0], ends[1]))
+        numbers = sets.index(ends[0]), sets.index(ends[1])
+        parts.append(DensePart(source, target, numbers, ends[0], ends[1]))
     return DenseGraph(tuple(KINDS[kinds[start]] for start, _ in sets), sets, tuple(parts))
 
 
@@ -157,6 +162,7 @@ class ListPart:
 
     source: Kind
     target: Kind
+    sets: tuple[int, int]
     edges: Tensor
     sources: Tensor
     targets: Tensor
@@ -188,10 +194,11 @@ class ListGraph:
     def join(self, sets: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(sets)).index_select(0, self._place)
 
-    def collect(self, edges: Sequence[Tensor], end: End) -> Tensor:
-        ends = torch.cat([part.sources if end == "source" else part.targets for part in self.parts])
-        states = torch.cat(list(edges))
-        return states.new_zeros(self.graph.num_nodes, states.shape[-1]).index_add(0, ends, states)
+    def collect(self, edges: Mapping[int, Tensor], end: End, like: Tensor) -> Tensor:
+        if not edges:
+            return torch.zeros_like(like)
+        ends = [self.parts[n].sources if end == "source" else self.parts[n].targets for n in edges]
+        return torch.zeros_like(like).index_add(0, torch.cat(ends), torch.cat(list(edges.values())))
 
     def of_role(self, nodes: Tensor, role: str) -> Tensor:
         return states_of(self.graph, nodes, role)
@@ -211,6 +218,7 @@ def list_graph(graph: EdgeList, kinds: Tensor) -> ListGraph:
     parts = []
     for pair in pairs.unique().tolist():
         rows = (pairs == pair).nonzero().squeeze(-1)
-        source, target = (KINDS[number] for number in divmod(pair, len(KINDS)))
-        parts.append(ListPart(source, target, rows, graph.source[rows], graph.target[rows]))
+        source, target = divmod(pair, len(KINDS))
+        numbers = present.index(source), present.index(target)
+        parts.append(ListPart(KINDS[source], KINDS[target], numbers, rows, graph.source[rows], graph.target[rows]))
     return ListGraph(graph, tuple(KINDS[number] for number in present), sets, tuple(parts))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsl.nn.monomial.invariants import normal_form
-from wsl.nn.scale_gmn.functions import Perceptron, ScaleEq, Symmetrised
+from wsl.nn.scale_gmn.functions import Perceptron, ScaleEq, Symmetrised, keeping_size
 from wsl.nn.scale_gmn.graph import End, KindGraph
 from wsl.nn.scale_gmn.kinds import Kind
+from wsl.nn.scale_gmn.reach import Reach
+
+#: edge states of parts by number
+Edges = Mapping[int, Tensor]
 
 
 class OfKind(nn.Module):
@@ -39,19 +43,20 @@ class Message(nn.Module):
 
     def __init__(self, width: int, ends: int, norm: bool, symmetrised: bool) -> None:
         super().__init__()
-        self.node = nn.Linear(width, width, bias=False)
-        self.edge = nn.Linear(width, width, bias=False)
+        self.node = keeping_size(width, width)
+        self.edge = keeping_size(width, width)
         self.function = OfKind(width, width, ends, norm, symmetrised)
 
-    def forward(self, x: Tensor, edges: Sequence[Tensor], graph: KindGraph, to: End) -> Tensor:
-        """Sums ``[…, N, C]`` at the ends ``to`` of the edges."""
+    def forward(self, x: Tensor, edges: Edges, graph: KindGraph, to: End, along: Collection[int]) -> Tensor:
+        """Sums ``[…, N, C]`` at the ends ``to`` of the edges, over those of the parts ``along``."""
         sent = self.node(x)
         away: End = "source" if to == "target" else "target"
-        messages = [
-            self.function(self.edge(e) * part.at(away, sent), part.target if to == "target" else part.source)
-            for part, e in zip(graph.parts, edges, strict=True)
-        ]
-        return graph.collect(messages, to)
+        messages = {}
+        for number in sorted(along):
+            part = graph.parts[number]
+            product = self.edge(edges[number]) * part.at(away, sent)
+            messages[number] = self.function(product, part.target if to == "target" else part.source)
+        return graph.collect(messages, to, x)
 
 
 class EdgeUpdate(nn.Module):
@@ -62,21 +67,27 @@ class EdgeUpdate(nn.Module):
 
     def __init__(self, width: int, norm: bool, symmetrised: bool) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, width, bias=False)
+        self.linear = keeping_size(width, width)
         self.even = Symmetrised(width, width, norm) if symmetrised else None
         self.phi = Perceptron(2 * width, width, width, norm)
+        nn.init.ones_(self.phi.last.bias)
 
-    def forward(self, x: Tensor, edges: Sequence[Tensor], graph: KindGraph, sender: End = "source") -> list[Tensor]:
+    def forward(
+        self, x: Tensor, edges: Edges, graph: KindGraph, wanted: Collection[int], sender: End = "source"
+    ) -> Edges:
+        """New states of the parts that are ``wanted``."""
         sets = zip(graph.split(x), graph.kinds, strict=True)
         canonical = graph.join([self._canonical(states, kind) for states, kind in sets])
         of_sender, of_receiver = self.phi.first.weight.chunk(2, dim=1)
         first = F.linear(canonical, of_sender, self.phi.first.bias)
         second = F.linear(canonical, of_receiver)
         source, target = (first, second) if sender == "source" else (second, first)
-        return [
-            self.linear(e) * self.phi.last(self.phi.hidden(part.at("source", source) + part.at("target", target)))
-            for part, e in zip(graph.parts, edges, strict=True)
-        ]
+        new = {}
+        for number in sorted(wanted):
+            part = graph.parts[number]
+            both = part.at("source", source) + part.at("target", target)
+            new[number] = self.linear(edges[number]) * self.phi.last(self.phi.hidden(both))
+        return new
 
     def _canonical(self, x: Tensor, kind: Kind) -> Tensor:
         if kind.acted.signed and self.even is not None:
@@ -116,21 +127,27 @@ class ScaleGMNLayer(nn.Module):
         self.update = OfKind((3 if backward else 2) * width, width, ends, norm, symmetrised)
         self.edge_update = EdgeUpdate(width, norm, symmetrised) if update_edges else None
         self.back_update = EdgeUpdate(width, norm, symmetrised) if update_edges and own_back else None
-        self.skip = nn.Linear(width, width, bias=False) if skip else None
+        self.skip = keeping_size(width, width) if skip else None
 
     def forward(
-        self, x: Tensor, edges: list[Tensor], back: list[Tensor], graph: KindGraph
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """New states of nodes, of edges, and of edges against the network (the same list unless ``own_back``)."""
-        heard = [x, self.message(x, edges, graph, "target")]
+        self, x: Tensor, edges: Edges, back: Edges, graph: KindGraph, reach: Reach
+    ) -> tuple[Tensor, Edges, Edges]:
+        """New states of nodes, of edges, and of edges against the network (the same unless ``own_back``).
+
+        Nodes out of reach have states 0, edges out of reach none.
+        """
+        heard = [x, self.message(x, edges, graph, "target", reach.messages)]
         if self.back_message is not None:
-            heard.append(self.back_message(x, back, graph, "source"))
-        sets = zip(graph.split(torch.cat(heard, dim=-1)), graph.kinds, strict=True)
-        new = graph.join([self.update(states, kind) for states, kind in sets])
+            heard.append(self.back_message(x, back, graph, "source", reach.back))
+        joint, own = graph.split(torch.cat(heard, dim=-1)), graph.split(x)
+        sets = []
+        for number, kind in enumerate(graph.kinds):
+            sets.append(self.update(joint[number], kind) if number in reach.nodes else torch.zeros_like(own[number]))
+        new = graph.join(sets)
         if self.skip is not None:
             new = new + self.skip(x)
         if self.edge_update is not None:
-            edges = self.edge_update(new, edges, graph)
+            edges = self.edge_update(new, edges, graph, reach.edges)
         if self.back_update is not None:
-            back = self.back_update(new, back, graph, "target")
+            back = self.back_update(new, back, graph, reach.back_edges, "target")
         return new, edges, back if self.own_back else edges

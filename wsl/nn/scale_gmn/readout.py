@@ -1,4 +1,7 @@
-"""From the last states to one vector per network that nothing in the group changes."""
+"""From the last states to one vector per network that nothing in the group changes.
+
+``roles``: those of the nodes that are read.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from wsl.graphs.frame import GraphFrame
+from wsl.graphs.frame import ROLES, GraphFrame
 from wsl.nn.scale_gmn.functions import Perceptron, ScaleInv
 from wsl.nn.scale_gmn.graph import KindGraph
 
@@ -21,6 +24,7 @@ class EndsReadout(nn.Module):
         super().__init__()
         sizes = {"output": frame.outputs * width} | ({"input": frame.inputs * width} if backward else {})
         self.maps = nn.ModuleDict({role: nn.Linear(size, width) for role, size in sizes.items()} if backward else {})
+        self.roles = tuple(sizes)
         self.head = Perceptron(2 * width if backward else sizes["output"], width, out, norm)
 
     def forward(self, x: Tensor, graph: KindGraph) -> Tensor:
@@ -35,6 +39,7 @@ class FullReadout(nn.Module):
 
     def __init__(self, frame: GraphFrame, width: int, out: int, norm: bool, symmetrised: bool) -> None:
         super().__init__()
+        self.roles = ROLES
         self.invariant = ScaleInv(width, width, width, norm, symmetrised)
         self.pooled = Perceptron(width, width, width, norm)
         self.head = Perceptron((frame.inputs + frame.outputs + 1) * width, width, out, norm)
