@@ -21,6 +21,7 @@ def dilated(pixels: np.ndarray) -> np.ndarray:
 
 #: values of ``data.target`` → what is done to the stored images
 IMAGE_TARGETS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"image": lambda p: p, "dilated_image": dilated}
+SIZE = {"height", "width", "channels"}
 
 
 class ImageTarget:
@@ -43,13 +44,13 @@ class ImageTarget:
     """
 
     def __init__(self, zoo: Zoo, name: str, specs: Sequence[WeightSpec]) -> None:
-        where, images, size = f"{zoo.path}: data.target={name}", zoo.images, zoo.recipe.get("render")
+        where, images, size = f"{zoo.path}: data.target={name}", zoo.images, zoo.recipe.get("render", {})
         if len(specs) != 1:
             raise ZooError(
                 f"{where}: the rows have {len(specs)} architectures, but networks are drawn in one batch, which must "
                 "be of one; choose it with data.where"
             )
-        if images is None or size is None or "image_index" not in zoo.columns:
+        if images is None or SIZE - set(size) or "image_index" not in zoo.columns:
             raise ZooError(f"{where} is for INRs of images, and this file has no images; choose one of data=…_inr")
         shape = tuple(int(size[key]) for key in ("height", "width", "channels"))
         ends = [[label.size for label in specs[0].labels if label.kind == kind] for kind in ("input", "output")]
