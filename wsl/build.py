@@ -132,7 +132,7 @@ def trainer(config: RunConfig, task: Task, data: Data, folder: Path) -> pl.Train
         run_folder.write_config(folder, config.plain() | {"resume": None, "folder": None})
         for logger in loggers:
             logger.log_hyperparams(config.plain())
-    mixed = isinstance(data.spec, SpecFamily)
+    mixed = isinstance(data.spec, SpecFamily) or task.encoder.unread_parameters
     return trainers.lightning_trainer(
         folder=folder, callbacks=callbacks, loggers=loggers, mixed=mixed, **arguments(config.trainer)
     )

@@ -78,7 +78,8 @@ def lightning_trainer(
     """A trainer from the config group ``trainer`` (whose schema is this signature).
 
     Args:
-        mixed: whether a batch may lack some of the data's architectures (given by the program).
+        mixed: whether a batch may lack some of the data's architectures, or parameters may get no gradient for another
+            reason (given by the program).
         devices: processes on each node, one for each GPU. num_nodes: machines.
         checkpoint_every_n_steps: optimiser steps between checkpoints within an epoch, beside the one at its end; 0: no.
         collective_timeout: seconds that a rank waits for the others before the run ends with an error.

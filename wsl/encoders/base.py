@@ -30,6 +30,8 @@ class Encoder(nn.Module):
         equivariant: whether the output is a field over the parameters.
         reads: the types of description that it can be built for; an encoder of mixed zoos adds
             :class:`~wsl.spec.family.SpecFamily` and is given :class:`~wsl.batch.MixedWeightBatch` too.
+        unread_parameters: whether the output may not depend on some parameters, so that they get no gradient; several
+            ranks must know, for they would wait for it.
         spec: what it was built for.
         out_features: number of features returned.
     """
@@ -37,6 +39,7 @@ class Encoder(nn.Module):
     symmetries: ClassVar[frozenset[str]] = frozenset()
     equivariant: bool = False
     reads: ClassVar[tuple[type[Any], ...]] = (WeightSpec,)
+    unread_parameters: ClassVar[bool] = False
 
     def __init__(self, spec: WeightSpec | SpecFamily, out_features: int) -> None:
         super().__init__()
