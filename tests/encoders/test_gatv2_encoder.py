@@ -53,7 +53,8 @@ def test_dense_blocks_equal_pyg_on_the_list_of_edges(reverse_edges: bool) -> Non
 
 @pytest.mark.parametrize("reverse_edges", [False, True])
 def test_blocks_equal_the_edge_list(reverse_edges: bool) -> None:
-    options = {"width": 8, "layers": 2, "heads": 2, "probes": 0, "fourier_features": 4, "reverse_edges": reverse_edges}
+    options = {"width": 8, "layers": 2, "heads": 2, "probes": 0, "fourier_features": 4, "standardize": False}
+    options["reverse_edges"] = reverse_edges
     blocks = GATv2Encoder(INR, 4, **options, form="blocks").double().eval()
     edges = GATv2Encoder(INR, 4, **options, form="edges").double().eval()
     held = edges.state_dict()
