@@ -117,6 +117,14 @@ def resumed(folder: Path, *given: str) -> build.RunConfig:
         return run_config._resumed(folder, [f"resume={folder}", *given])
 
 
+def test_a_run_folder_from_before_sparsity_can_be_resumed(small_zoo: Path, tmp_path: Path) -> None:
+    start = config(small_zoo, "trainer.max_epochs=1", "encoder=mlp")
+    run_folder.write_config(tmp_path, {key: v for key, v in start.plain().items() if key != "sparsity"})
+    assert resumed(tmp_path).sparsity.name == "none"
+    with pytest.raises(RunFolderError, match=r"sparsity\.name: the run has 'none', you gave 'unifews'"):
+        resumed(tmp_path, "sparsity=unifews")
+
+
 def test_resuming_takes_what_is_given_and_nothing_else(small_zoo: Path, tmp_path: Path) -> None:
     start = config(small_zoo, "trainer.max_epochs=2", "scheduler=constant", "encoder=mlp", "encoder.dropout=0.1")
     first = train.run(start, tmp_path)

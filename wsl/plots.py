@@ -166,13 +166,17 @@ def attention_stars(stars: Sequence[Star], title: str, path: Path) -> Path:
 
 
 def accuracy_against_sparsity(
-    validated: Mapping[str, Sequence[tuple[float, float]]], tested: Mapping[str, tuple[float, float]], path: Path
+    validated: Mapping[str, Sequence[tuple[float, float]]],
+    tested: Mapping[str, tuple[float, float]],
+    path: Path,
+    metric: str = "accuracy",
 ) -> Path:
     """Points (edge sparsity, accuracy) of every validated epoch, by the edges that evaluation used, and the test's.
 
     Args:
         validated: {view: [(sparsity, accuracy), …]} in the order of the epochs, which pales from late to early.
         tested: {view: (sparsity, accuracy)}.
+        metric: what it is, if not accuracy.
     """
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
@@ -182,7 +186,7 @@ def accuracy_against_sparsity(
         shades = [(*to_rgb(colours[view]), alpha) for alpha in np.linspace(0.15, 0.9, len(x))]
         axes.scatter(x, y, s=12, c=shades, linewidths=0)
         axes.scatter(*tested[view], s=70, color=colours[view], marker="D", edgecolors=INK, label=view, zorder=3)
-    axes.set(xlabel="edge sparsity (self loops not counted)", ylabel="accuracy")
+    axes.set(xlabel="edge sparsity (self loops not counted)", ylabel=metric)
     axes.set_title("validation by epoch (dots, late is dark), test (diamonds)", fontsize=9, loc="left")
     axes.legend(title="evaluated on", frameon=False, fontsize=8, title_fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

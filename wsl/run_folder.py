@@ -102,6 +102,10 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     write_text(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
 
+#: groups that configs of older runs lack, as those runs had them
+ADDED_LATER = {"sparsity": {"name": "none"}}
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The config that a run was started with, as plain values."""
     try:
@@ -114,7 +118,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise RunFolderError(f"{folder / 'config.yaml'} is not readable YAML: {error}") from None
     if not isinstance(config, dict):
         raise RunFolderError(f"{folder / 'config.yaml'} does not hold a config")
-    return config
+    return ADDED_LATER | config
 
 
 def check_same_config(folder: Path, config: Mapping[str, Any], free: Sequence[str]) -> None:

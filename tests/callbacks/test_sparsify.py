@@ -117,3 +117,59 @@ def test_compiled_encoders_are_refused() -> None:
     run = config("compile=true")
     with pytest.raises(ConfigError, match=r"compile=true.*sparsity=none"):
         build.encoder(run, build.data(run))
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+
+def zoo_config(zoo: Path, *overrides: str) -> build.RunConfig:
+    fixed = [f"data.path={zoo}", "data.build=''", "data.batch_size=16", "logger=csv", "trainer.progress=none"]
+    fixed += ["compare=[]", "sparsity=unifews", "trainer.max_epochs=3", "encoder.width=8", "encoder.layers=2"]
+    fixed += ["encoder.probes=0", "encoder.fourier_features=4"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return build.config(compose("train", [*fixed, *overrides]))
+
+
+@pytest.mark.parametrize("encoder", ["ng_gnn", "gatv2"])
+def test_encoders_of_networks_are_pruned_and_reloaded(small_zoo: Path, tmp_path: Path, encoder: str) -> None:
+    options = [f"encoder={encoder}", "sparsity.edge_target=0.5", "sparsity.weight_target=0.6"]
+    run = zoo_config(small_zoo, *options)
+    result = train.run(run, tmp_path)
+    table = rows(tmp_path / "sparsity.csv")
+    assert float(table[-1]["edge_sparsity"]) == pytest.approx(0.5, abs=0.05)
+    assert float(table[-1]["weight_sparsity"]) == pytest.approx(0.6, abs=0.02)
+    assert {"val_true", "val_full"} <= set(table[0]) and "val_locked" not in table[0]
+    assert (tmp_path / "figures" / "sparsity.png").read_bytes().startswith(b"\x89PNG")
+
+    data, exported = build.data(run), build.exported_encoder(tmp_path)
+    data.setup("test")
+    outputs = [(exported(batch).argmax(-1) == batch.target).double() for batch in data.test_dataloader()]
+    assert float(torch.cat(outputs).mean()) == pytest.approx(result.test["accuracy"])
+    dials = Dials(exported)
+    assert len(dials.networks) == 2 and all(sieve.rule is not None for sieve in dials.networks)
+
+
+def test_thresholds_prune_networks_by_default(small_zoo: Path, tmp_path: Path) -> None:
+    train.run(zoo_config(small_zoo, "encoder=ng_gnn"), tmp_path)
+    last = rows(tmp_path / "sparsity.csv")[-1]
+    assert 0.1 < float(last["edge_sparsity"]) < 1.0 and 0.1 < float(last["weight_sparsity"]) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sparsity.pruned_edge=zero", ["pruned_edge=zero", "no aggregation"]),
+        ("sparsity.warm_up_edges=loops", ["warm_up_edges=loops", "no self loops"]),
+    ],
+)
+def test_what_networks_cannot_have_is_refused(small_zoo: Path, tmp_path: Path, override: str, words: list[str]) -> None:
+    with pytest.raises(SparsityError) as error:
+        train.run(zoo_config(small_zoo, "encoder=ng_gnn", override), tmp_path)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_mixed_zoo_is_pruned_under_the_metric_of_its_task(varied_zoo: Path, tmp_path: Path) -> None:
+    options = ["task=generalization", "data.target=test_accuracy", "encoder=ng_gnn", "encoder.readout=mean"]
+    train.run(zoo_config(varied_zoo, *options, "sparsity.edge_target=0.6", "trainer.max_epochs=2"), tmp_path)
+    last = rows(tmp_path / "sparsity.csv")[-1]
+    assert float(last["edge_sparsity"]) == pytest.approx(0.6, abs=0.05) and -1 <= float(last["val_true"]) <= 1

@@ -15,6 +15,7 @@ from wsl.graphs.node_graph import NodeBatch, NodeGraph, NodeGraphSpec
 from wsl.nn.sparse.dials import Dials
 from wsl.nn.sparse.edge_choice import worth
 from wsl.nn.sparse.linear import SparseLinear
+from wsl.nn.sparse.sparse_product import SparseWeight
 from wsl.sparsity import SparsityError, check_target, check_threshold, edges, macs, weights
 from wsl.sparsity.bound import layer_error
 from wsl.sparsity.schedule import Schedule
@@ -317,3 +318,62 @@ def test_wrong_thresholds(value: float) -> None:
 def test_wrong_targets(value: float) -> None:
     with pytest.raises(SparsityError, match=r"edge_target=.*below 1"):
         check_target("sparsity.edge_target", value)
+
+
+# -- dead channels ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_channels_that_nobody_reads_are_not_computed(sparse: bool, training: bool) -> None:
+    """With hooks on the maps: fewer channels, the same output, gradients and running statistics of what is read."""
+    given = batch()
+    encoder = GCN(SPEC, 3, hidden=20, layers=3, dropout=0.0, norm="batch", read_sparse=sparse).double()
+    with torch.no_grad():
+        encoder.layers[1].lin.weight[:, 4:16] *= 1e-6
+        encoder.layers[2].lin.weight[:, :15] *= 1e-6
+    dials = Dials(encoder)
+    for weight in dials.weights:
+        weight.sparsity = 0.6
+    dials.prune(edges=False, weights=True)
+    encoder.train()(given)
+    dials.prune(edges=False, weights=False)
+    live = [layer.lin.sieve.kept.any(0) for layer in encoder.layers]
+    assert 0 < int(live[1].sum()) < 20 and 0 < int(live[2].sum()) < 20
+    widths: list[int] = []
+    for layer in encoder.layers:
+        layer.lin.register_forward_hook(lambda _, given, out: widths.append(out.shape[1]))
+    encoder.train(training)
+
+    def run() -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        state = {name: value.clone() for name, value in encoder.state_dict().items()}
+        encoder.zero_grad()
+        with torch.set_grad_enabled(training):
+            out = encoder(given)
+        if training:
+            out.square().sum().backward()
+        grads = [p.grad.clone() for p in encoder.parameters() if p.grad is not None]
+        stats = [norm.running_var[mask].clone() for norm, mask in zip(encoder.norms, live[1:], strict=True)]
+        encoder.load_state_dict(state)
+        return out, grads, stats
+
+    out, grads, stats = run()
+    assert widths == [int(live[1].sum()), int(live[2].sum()), 3]
+    encoder._channels_read = lambda: [None, None]  # the dense form
+    expected = run()
+    assert widths[3:] == [20, 20, 3]
+    assert torch.allclose(out, expected[0], rtol=1e-12, atol=1e-12)
+    assert len(grads) == len(expected[1]) and all(
+        torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(grads, expected[1], strict=True)
+    )
+    assert all(torch.allclose(a, b) for a, b in zip(stats, expected[2], strict=True))
+
+
+def test_the_kernel_is_used_where_its_work_is_less() -> None:
+    """Weights in columns that are never used cost nothing; those in the one that is always used cost all."""
+    kept = torch.zeros(8, 10, dtype=torch.bool)
+    kept[:, 0] = True
+    weight = SparseWeight.of(torch.randn(8, 10), kept)
+    often, never = torch.ones(10, dtype=torch.int64), torch.ones(10, dtype=torch.int64)
+    often[0], never[0] = 100, 0
+    assert weight.pays(never) and not weight.pays(often)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,20 +11,25 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from wsl import plots
+from wsl.callbacks.sparsity_report import print_sparse, write_csv
 from wsl.encoders.node.sparsifiable import Sparsifiable
-from wsl.nn.sparse.dials import Dials, layer_errors
+from wsl.nn.sparse.dials import Dials, layer_errors, network_costs
 from wsl.nn.sparse.edge_choice import worth
 from wsl.nn.sparse.sieve import View
 from wsl.ranges import NonNegativeInt, PositiveInt
 from wsl.sparsity import SparsityError, check_target, check_threshold
-from wsl.sparsity.macs import Cost, total
+from wsl.sparsity.macs import Cost, LayerCost, total
+from wsl.sparsity.options import check_networks, check_together
 from wsl.sparsity.schedule import Schedule
+from wsl.tasks.base import Task
+from wsl.tasks.gathered import GatheredRows
 
 VIEWS: tuple[View, ...] = ("true", "locked", "full")
+COUNTED = 64
+"""Networks of a zoo whose edges and MACs stand for all."""
 
 
 class UnifewsSparsification(pl.Callback):
@@ -33,13 +37,17 @@ class UnifewsSparsification(pl.Callback):
 
     Three accuracies are always reported. *true*: pruned edges are pruned everywhere, the figure to quote. *locked*:
     all edges into the nodes that are scored are there again. *full*: all edges are, as in the published curves; only
-    weights stay pruned. The run folder gets
+    weights stay pruned. Instead of accuracy, the metric is the one that the task monitors. The run folder gets
 
         sparsity.csv            every validated epoch: sparsities, MACs, seconds, three accuracies
         sparsity_layers.csv     every layer: error of the sparse model's output, and its bounds (wsl.sparsity.bound)
         figures/sparsity.png    accuracy against edge sparsity
 
     Masks and kept edges are buffers of the encoder, so checkpoints and exports hold the sparse model.
+
+    Encoders of neural graphs (NG-GNN, GATv2) prune the edges of every network by itself, by a rule that is in the
+    checkpoint (:mod:`wsl.nn.sparse.network_sieve`): their own messages choose, a pruned edge is absent, and "locked" is
+    not told, as what is scored is the network. Sparsities and MACs are those of 64 training networks.
 
     Args:
         folder: the run folder (given by the program).
@@ -54,7 +62,8 @@ class UnifewsSparsification(pl.Callback):
         monotone: epoch from which pruned weights stay pruned; null: half of the epochs.
         freeze: epoch from which nothing changes any more; null: never.
         refresh: epochs between new choices of edges; in between the chosen ones are used.
-        pruned_edge: what a pruned edge is in normalisation and softmax: "zero" (still counted) or "absent".
+        pruned_edge: what a pruned edge is in normalisation and softmax: "zero" (still counted) or "absent"; "auto":
+            zero on one graph, absent on neural graphs.
         edge_choice: "message": Unifews. "doubt", "need": what an edge is worth to its receiver, asked once after the
             warm-up (:mod:`wsl.nn.sparse.edge_choice`). To compare with: "random" (fixed), "magnitude", "drop_edge" (in
             every epoch others; evaluation has those of the last).
@@ -84,7 +93,7 @@ class UnifewsSparsification(pl.Callback):
         monotone: NonNegativeInt | None = None,
         freeze: PositiveInt | None = None,
         refresh: PositiveInt = 1,
-        pruned_edge: Literal["zero", "absent"] = "zero",
+        pruned_edge: Literal["auto", "zero", "absent"] = "auto",
         edge_choice: Literal["message", "doubt", "need", "random", "magnitude", "drop_edge"] = "message",
         weight_choice: Literal["message", "random", "magnitude"] = "message",
         best_in_edge: bool = False,
@@ -97,7 +106,7 @@ class UnifewsSparsification(pl.Callback):
         for name, target in (("edge_target", edge_target), ("weight_target", weight_target)):
             if target is not None:
                 check_target(f"sparsity.{name}", target)
-        _check_together(edge_choice, weight_choice, edge_target, weight_target, warm_up, placement)
+        check_together(edge_choice, weight_choice, edge_target, weight_target, warm_up, placement)
         self.folder, self.warm_up, self.ramp, self.monotone, self.freeze = folder, warm_up, ramp, monotone, freeze
         self.edge_threshold, self.weight_threshold = edge_threshold, weight_threshold
         self.edge_target, self.weight_target, self.absolute = edge_target, weight_target, absolute
@@ -109,7 +118,8 @@ class UnifewsSparsification(pl.Callback):
         self.tested: dict[str, float] = {}
         self.cost: Cost | None = None
         self._initial: dict[str, Tensor] = {}
-        self._counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        self._said = {view: GatheredRows() for view in VIEWS}
+        self._example: Any = None
         self._console = Console(highlight=False, soft_wrap=True)
         self._started = 0.0
 
@@ -120,9 +130,11 @@ class UnifewsSparsification(pl.Callback):
         if not len(self.dials):
             raise SparsityError(
                 f"sparsity: {type(task.encoder).__name__} has nothing that can be pruned; choose encoder gcn, "
-                "sage, gin, gcnii, gatv2_node, sgc, appnp or heat"
+                "sage, gin, gcnii, gatv2_node, sgc, appnp or heat for a graph, ng_gnn or gatv2 for networks"
             )
-        if self.edge_target and not self.dials.edges and (self.edge_choice != "message" or self.edge_target > 0):
+        if self.dials.networks:
+            check_networks(self.edge_choice, self.pruned_edge, self.warm_up_edges)
+        elif self.edge_target and not self.dials.edges and (self.edge_choice != "message" or self.edge_target > 0):
             raise SparsityError("sparsity.edge_target: this encoder has no messages to prune; set it to null")
         epochs = trainer.max_epochs or 1
         monotone = epochs // 2 if self.monotone is None else self.monotone
@@ -153,9 +165,13 @@ class UnifewsSparsification(pl.Callback):
             sieve.seed = number if self.edge_choice == "random" else number + 1000 * (epoch + 1)
             sieve.absolute, sieve.threshold = self.absolute, self.edge_threshold
             sieve.best_in_edge, sieve.renormalize = self.best_in_edge, self.pruned_edge == "absent"
-            sieve.sparsity = self._edge_sparsity(number, share)
+            sieve.sparsity = self._edge_sparsity(number, share, len(self.dials.edges))
             if phase == "dense" and self.warm_up_edges == "loops":
                 sieve.choice, sieve.sparsity, sieve.renormalize = "magnitude", 1.0, True
+        for number, of_networks in enumerate(self.dials.networks):
+            of_networks.absolute, of_networks.threshold = self.absolute, self.edge_threshold
+            of_networks.best_in_edge = self.best_in_edge
+            of_networks.sparsity = self._edge_sparsity(number, share, len(self.dials.networks))
         for number, weights in enumerate(self.dials.weights):
             weights.choice, weights.seed, weights.absolute = self.weight_choice, number, self.absolute
             weights.threshold, weights.monotone = self.weight_threshold, phase == "monotone"
@@ -163,13 +179,13 @@ class UnifewsSparsification(pl.Callback):
         if phase in ("monotone", "frozen"):
             self.dials.forget_momentum(trainer.optimizers)
 
-    def _edge_sparsity(self, number: int, share: float) -> float | None:
+    def _edge_sparsity(self, number: int, share: float, layers: int) -> float | None:
         if self.edge_target is None:
             return None
         target = self.edge_target * share
         if self.placement == "equal":
             return target
-        left = (1.0 - target) * len(self.dials.edges) - number
+        left = (1.0 - target) * layers - number
         return 1.0 - min(1.0, max(0.0, left))
 
     def on_train_batch_start(self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, batch_idx: int) -> None:
@@ -213,33 +229,38 @@ class UnifewsSparsification(pl.Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
+        assert isinstance(task, Task)
         self._score(task, batch)
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
+        assert isinstance(task, Task)
         self._score(task, batch)
 
     def on_test_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self.dials.view("true")  # whatever chose the checkpoint, the test metric is that of the sparse model
 
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Those that differ: on neural graphs "locked" is "full"."""
+        return ("true", "full") if self.dials.networks else VIEWS
+
     @torch.no_grad()
-    def _score(self, task: pl.LightningModule, batch: Any) -> None:
+    def _score(self, task: Task, batch: Any) -> None:
         before = self.dials.current_view
-        for view in VIEWS:
+        for view in self.views:
             self.dials.view(view, batch)
-            right = (task.output(batch).argmax(-1) == batch.target).sum()  # type: ignore[operator]
-            self._counts[view][0] += int(right)
-            self._counts[view][1] += len(batch)
+            self._said[view].to(task.device).update(batch.row_ids, task.output(batch), batch.target)
         self.dials.view(before, batch)
 
-    def _accuracies(self) -> dict[str, float]:
-        found = {view: right / max(1, n) for view, (right, n) in self._counts.items()}
-        self._counts.clear()
-        return found
+    def _metrics(self, task: Task) -> dict[str, float]:
+        """The metric that the task monitors, of each view."""
+        return {view: task.metrics(self._said[view].gather())[_metric(task)] for view in self.views}
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        accuracies = self._accuracies()
+        assert isinstance(task, Task)
+        scores = self._metrics(task)
         cost = self.cost = total(self._costs(trainer, task))
         row = {
             "epoch": float(trainer.current_epoch),
@@ -249,51 +270,42 @@ class UnifewsSparsification(pl.Callback):
             "macs": float(cost.macs),
             "dense_macs": float(cost.dense_macs),
             "seconds": time.perf_counter() - self._started,
-        } | {f"val_{view}": value for view, value in accuracies.items()}
+        } | {f"val_{view}": value for view, value in scores.items()}
         self.rows.append(row)
         if trainer.is_global_zero and not trainer.sanity_checking:
             for logger in trainer.loggers:
                 logger.log_metrics({f"sparsity/{k}": v for k, v in row.items() if k != "epoch"}, trainer.global_step)
-            _write_csv(self.folder / "sparsity.csv", self.rows)
+            write_csv(self.folder / "sparsity.csv", self.rows)
 
-    def _costs(self, trainer: pl.Trainer, task: pl.LightningModule) -> Any:
-        return task.encoder.costs(trainer.datamodule.example().to(task.device).graph)  # type: ignore[attr-defined,operator,union-attr]
+    def _costs(self, trainer: pl.Trainer, task: pl.LightningModule) -> list[LayerCost]:
+        encoder: Any = task.encoder
+        if self._example is None:
+            example = trainer.datamodule.example()  # type: ignore[attr-defined]
+            some = torch.arange(min(COUNTED, len(example)))
+            self._example = (example.select(some) if self.dials.networks else example).to(task.device)
+        if self.dials.networks:
+            return network_costs(encoder, self._example)
+        found: list[LayerCost] = encoder.costs(self._example.graph)
+        return found
 
     def on_test_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        self.tested = self._accuracies()
+        assert isinstance(task, Task)
+        self.tested = self._metrics(task)
         self.cost = total(self._costs(trainer, task))
         for logger in trainer.loggers:
-            logger.log_metrics({f"test/accuracy_{k}": v for k, v in self.tested.items()}, trainer.global_step)
+            logger.log_metrics({f"test/{_metric(task)}_{k}": v for k, v in self.tested.items()}, trainer.global_step)
         if not trainer.is_global_zero:
             return
-        errors = layer_errors(task.encoder, trainer.datamodule.example().to(task.device))  # type: ignore[arg-type,attr-defined]
-        _write_csv(self.folder / "sparsity_layers.csv", errors)
+        errors = layer_errors(task.encoder, self._example)
+        write_csv(self.folder / "sparsity_layers.csv", errors)
         if self.rows:
             plots.accuracy_against_sparsity(
-                {v: [(r["edge_sparsity"], r[f"val_{v}"]) for r in self.rows] for v in VIEWS},
+                {v: [(r["edge_sparsity"], r[f"val_{v}"]) for r in self.rows] for v in self.views},
                 {v: (self.cost.edge_sparsity, value) for v, value in self.tested.items()},
                 self.folder / "figures" / "sparsity.png",
+                _metric(task),
             )
-        self._print(errors)
-
-    def _print(self, errors: list[dict[str, Any]]) -> None:
-        assert self.cost is not None
-        cost = self.cost
-        table = Table(title="the sparse model, tested once", title_justify="left")
-        for name in ("edges removed", "with loops", "weights removed", "MACs", "of dense", *VIEWS):
-            table.add_column(name, justify="right")
-        shares = (cost.edge_sparsity, cost.edge_sparsity_with_loops, cost.weight_sparsity)
-        share = cost.macs / max(1, cost.dense_macs)
-        accuracies = (f"{self.tested[view]:.4f}" for view in VIEWS)
-        table.add_row(*(f"{s:.1%}" for s in shares), f"{cost.macs:,}", f"{share:.1%}", *accuracies)
-        self._console.print(table)
-        if errors:
-            layers = Table(title="error of each layer's output by pruning, relative", title_justify="left")
-            for name in errors[0]:
-                layers.add_column(name)
-            for row in errors:
-                layers.add_row(*(v if isinstance(v, str) else f"{v:.4g}" for v in row.values()))
-            self._console.print(layers)
+        print_sparse(self._console, self.cost, self.tested, errors)
 
     def state_dict(self) -> dict[str, Any]:
         known = [sieve.worth for sieve in self.dials.edges if sieve.worth is not None] if hasattr(self, "dials") else []
@@ -305,35 +317,10 @@ class UnifewsSparsification(pl.Callback):
             sieve.worth = state["worth"][0] if state["worth"] else None
 
 
+def _metric(task: Task) -> str:
+    """The name of the metric that the task monitors."""
+    return task.monitor.removeprefix("val/")
+
+
 def no_sparsification(folder: Path) -> None:
     """Nothing is pruned."""
-
-
-def _check_together(
-    edge_choice: str,
-    weight_choice: str,
-    edge_target: float | None,
-    weight_target: float | None,
-    warm_up: int,
-    placement: str,
-) -> None:
-    """Options that need each other."""
-    if edge_choice in ("doubt", "need") and not warm_up:
-        raise SparsityError(
-            f"sparsity.edge_choice={edge_choice} asks a trained model: set sparsity.warm_up to some epochs"
-        )
-    if edge_target is None and (edge_choice != "message" or placement != "equal"):
-        raise SparsityError(
-            f"sparsity.edge_choice={edge_choice} with sparsity.placement={placement} needs sparsity.edge_target"
-        )
-    if weight_choice != "message" and weight_target is None:
-        raise SparsityError(f"sparsity.weight_choice={weight_choice} needs sparsity.weight_target")
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    if not rows:
-        return
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

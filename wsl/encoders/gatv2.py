@@ -19,6 +19,8 @@ from wsl.nn.gatv2.graph import EdgeGraph
 from wsl.nn.gatv2_conv import GATv2Conv
 from wsl.nn.mlp import mlp
 from wsl.nn.node_pooling import NodePooling
+from wsl.nn.sparse.network_attention import NetworkAttentionSieve, PrunedEdges
+from wsl.nn.sparse.network_sieve import Networks
 from wsl.nn.standardize import Standardize
 from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate
 from wsl.spec import WeightSpec
@@ -143,6 +145,7 @@ class GATv2Encoder(Encoder):
         if init == "balanced":
             initialise_balanced(convs)
         self.layers = nn.ModuleList(convs)
+        self.pruners = nn.ModuleList(NetworkAttentionSieve() for _ in convs)
         self.norms = nn.ModuleList(nn.LayerNorm(width) if norm == "layer" else nn.Identity() for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
         self.pool = NodePooling(readout, width)
@@ -172,7 +175,13 @@ class GATv2Encoder(Encoder):
         if isinstance(batch, MixedWeightBatch):
             batch = WeightBatch(batch.specs[0], batch.stacked())
         x, e = self.embed(batch, batch.values if self.standardize is None else self.standardize(batch.values))
-        x = self._passed(x.flatten(0, 1), graph, e.flatten(0, 1)).view(x.shape)
+        nodes, edges = x.flatten(0, 1), e.flatten(0, 1)
+        if self._open:
+            x = self._passed(nodes, graph, edges).view(x.shape)
+        else:
+            networks, source, target, order = Networks.alike(graph, len(x))
+            listed = PrunedEdges(EdgeGraph(source, target, None, len(nodes), len(nodes)), networks)
+            x = self._passed(nodes, listed, edges.index_select(0, order)).view(x.shape)
         if self.kind == "outputs":
             return torch.cat([nodes.of(x).flatten(1) for nodes in self.outputs], dim=1)
         return self.pool(x)
@@ -181,15 +190,27 @@ class GATv2Encoder(Encoder):
         """What the readout reads ``[B, …]``, of networks of any specs."""
         graph, x, e = self.front(batch)
         edges = EdgeGraph(graph.directed_source, graph.directed_target, None, len(x), len(x))
-        x = self._passed(x, edges, e.index_select(0, self.front.embed.directed(graph)))
+        given: EdgeGraph | PrunedEdges = edges
+        if not self._open:
+            given = PrunedEdges(edges, Networks.of(graph.node_owner, len(graph), edges.target))
+        x = self._passed(x, given, e.index_select(0, self.front.embed.directed(graph)))
         if self.kind == "outputs":
             return output_states(graph, x).flatten(1)
         return self.pool(*padded_states(graph, x))
 
-    def _passed(self, x: Tensor, graph: BlockGraph | EdgeGraph, e: Tensor) -> Tensor:
+    @property
+    def _open(self) -> bool:
+        """Whether no layer prunes."""
+        return all(pruner.open for pruner in self.pruners if isinstance(pruner, NetworkAttentionSieve))
+
+    def _passed(self, x: Tensor, graph: BlockGraph | EdgeGraph | PrunedEdges, e: Tensor) -> Tensor:
         """Node states ``[ΣN, C]`` after all layers."""
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            y = F.relu(norm(layer(x, graph, e)))
+            if isinstance(graph, PrunedEdges):
+                y, e, graph = self.pruners[number](layer, x, e, graph)
+            else:
+                y = layer(x, graph, e)
+            y = F.relu(norm(y))
             if number < len(self.layers) - 1:
                 y = self.dropout(y)
             x = x + y if self.residual else y

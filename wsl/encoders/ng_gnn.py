@@ -17,7 +17,8 @@ from wsl.graphs.network import GraphOptions
 from wsl.nn.edge_runs import EdgeRuns, edge_runs
 from wsl.nn.mlp import mlp
 from wsl.nn.node_pooling import NodePooling, Readout
-from wsl.nn.pna_blocks import PNALayer
+from wsl.nn.pna_blocks import PNALayer, PrunedRuns
+from wsl.nn.sparse.network_sieve import Networks
 from wsl.nn.standardize import Standardize
 from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
 from wsl.spec import WeightSpec
@@ -129,7 +130,9 @@ class NGGNN(Encoder):
                 "choose another readout"
             )
         self.token = nn.Parameter(torch.randn(2, width)) if readout == "class_token" and not equivariant else None
-        self.layers = nn.ModuleList(PNALayer(width, self.graph, update_edges=n > 0) for n in range(layers))
+        prunable = not equivariant  # a field has a value for every edge
+        stack = [PNALayer(width, self.graph, update_edges=n > 0, prunable=prunable) for n in range(layers)]
+        self.layers = nn.ModuleList(stack)
         self.norms = nn.ModuleList(nn.LayerNorm(width) if norm == "layer" else nn.Identity() for _ in range(layers - 1))
         self.activate = nn.Sequential(nn.SiLU(), nn.Dropout(dropout))
         if equivariant:
@@ -163,7 +166,15 @@ class NGGNN(Encoder):
         if isinstance(batch, MixedWeightBatch):
             batch = WeightBatch(batch.specs[0], batch.values.unflatten(0, (len(batch), -1)))
         x, e = self.embed(batch, batch.values if self.standardize is None else self.standardize(batch.values))
-        x, _ = self._passed(x, e, graph)
+        if self._open:
+            x, _ = self._passed(x, e, graph)
+        else:
+            networks, source, target, order = Networks.alike(graph, len(x))
+            runs = edge_runs(source, target, len(networks.owner))
+            delta = float(graph.degrees(reverse=False).double().log1p().mean())
+            e = e.flatten(0, 1).index_select(0, order[runs.order]).unsqueeze(0)
+            edges = PrunedRuns(runs, networks, delta)
+            x = self._passed(x.flatten(0, 1).unsqueeze(0), e, edges)[0].view(x.shape)
         if self.kind == "outputs":
             return torch.cat([nodes.of(x).flatten(1) for nodes in self.outputs], dim=1)
         return self.pool(x)
@@ -182,7 +193,14 @@ class NGGNN(Encoder):
         runs = edge_runs(source, target, len(x))
         amplification = runs.degree.to(x.dtype).log1p().unsqueeze(-1) / self.front.log_degree.to(x.dtype)
         e = e.index_select(0, row.index_select(0, runs.order)).unsqueeze(0)
-        x, e = (states.squeeze(0) for states in self._passed(x.unsqueeze(0), e, runs, amplification))
+        edges: EdgeRuns | PrunedRuns = runs
+        if not self._open:
+            owner, prunable = graph.node_owner, None
+            if self.token is not None:  # what the token hears stays
+                owner = torch.cat([owner, torch.arange(len(graph), device=x.device)])
+                prunable = torch.arange(len(x), device=x.device) < nodes
+            edges = PrunedRuns(runs, Networks.of(owner, len(graph), target, prunable), self.front.log_degree)
+        x, e = (states.squeeze(0) for states in self._passed(x.unsqueeze(0), e, edges, amplification))
         if self.equivariant:
             ahead = (~graph.reversed[runs.order]).nonzero().squeeze(-1)  # in the order of the runs
             number = graph.directed_edge[runs.order[ahead]]
@@ -194,12 +212,25 @@ class NGGNN(Encoder):
             return output_states(graph, x).flatten(1)
         return self.pool(*padded_states(graph, x))
 
+    @property
+    def _open(self) -> bool:
+        """Whether no layer prunes messages."""
+        sieves = [layer.sieve for layer in self.layers if isinstance(layer, PNALayer)]
+        return all(sieve is None or sieve.open for sieve in sieves)
+
     def _passed(
-        self, x: Tensor, e: Tensor, graph: BlockGraph | EdgeRuns, amplification: Tensor | None = None
+        self,
+        x: Tensor,
+        e: Tensor,
+        graph: BlockGraph | EdgeRuns | PrunedRuns,
+        amplification: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Node and edge states after all layers."""
+        """Node and edge states after all layers; of pruned edges only what the last one kept."""
         for number, layer in enumerate(self.layers):
-            y, e = layer(x, e, graph, amplification)
+            if isinstance(graph, PrunedRuns):
+                y, e, graph = layer.pruned(x, e, graph)  # type: ignore[operator]
+            else:
+                y, e = layer(x, e, graph, amplification)
             if number < len(self.norms):
                 y = self.activate(self.norms[number](y))
             x = x + y if self.residual else y

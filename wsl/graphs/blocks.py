@@ -117,6 +117,18 @@ class BlockGraph:
         """For each node set, the blocks that reach it."""
         return tuple(tuple(b for b in self.blocks if b.target is nodes) for nodes in self.node_sets)
 
+    def ends(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Senders and receivers ``[B·E]`` of the edges of so many networks, whose nodes follow each other."""
+        device = self.weight_index.device
+        ends = []
+        for block in self.blocks:
+            out, into = torch.meshgrid(*(torch.arange(size, device=device) for size in block.shape), indexing="ij")
+            source, target = (out, into) if block.reverse else (into, out)
+            ends.append(torch.stack([source + block.source.start, target + block.target.start]).flatten(1))
+        shift = torch.arange(batch, device=device).view(1, -1, 1) * self.num_nodes
+        source, target = (torch.cat(ends, dim=1).unsqueeze(1) + shift).flatten(1)
+        return source, target
+
     def degrees(self, reverse: bool = True) -> Tensor:
         """``[N]`` int64, incoming edges of each node; reversed ones count only if ``reverse``."""
         counts = [sum(b.source.size for b in blocks if reverse or not b.reverse) for blocks in self.incoming]

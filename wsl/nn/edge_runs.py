@@ -55,6 +55,13 @@ class EdgeRuns:
                     degree,
                 )
 
+    def subset(self, kept: Tensor) -> tuple[EdgeRuns, Tensor]:
+        """The edges of ``kept [D]`` bool alone, in runs of their own, and their positions ``[D']`` among these."""
+        rows = kept.nonzero().squeeze(-1)
+        rows = rows[torch.argsort(self.target[rows], stable=True)]
+        part = edge_runs(self.source[rows], self.target[rows], self.num_nodes)
+        return part, rows[part.order]
+
     def on_edges(self, source: Tensor, target: Tensor) -> Tensor:
         """source_j + target_i on the edge from j to i: two ``[1, N, C]`` → ``[1, D, C]``."""
         return source.index_select(1, self.source) + target.index_select(1, self.target)

@@ -109,10 +109,36 @@ def edge_step(e: Tensor, messages: Messages, update: Update | None, graph: StepG
 def plain_edge_step(e: Tensor, messages: Messages, update: Update | None, graph: StepGraph) -> tuple[Tensor, Tensor]:
     """:func:`edge_step` by operations that autograd knows."""
     if update is not None:
-        z = F.linear(e, update.edge) + graph.on_edges(update.source, update.target)
-        e = F.linear(F.silu(z), update.out, update.bias)
+        e = F.linear(active_edges(e, update, graph), update.out, update.bias)
+    return e, graph.aggregate(plain_messages(e, messages, graph))
+
+
+def active_edges(e: Tensor, update: Update, graph: StepGraph) -> Tensor:
+    """SiLU(z) ``[B, E, C]``: what the map R of an update reads."""
+    return F.silu(F.linear(e, update.edge) + graph.on_edges(update.source, update.target))
+
+
+def plain_messages(e: Tensor, messages: Messages, graph: StepGraph) -> Tensor:
+    """m ``[B, E, C]`` of edge states that are updated already."""
     scale, shift = F.linear(e, messages.film, messages.bias).chunk(2, dim=-1)
-    return e, graph.aggregate(torch.addcmul(shift, scale, graph.on_edges(messages.other, messages.own)))
+    return torch.addcmul(shift, scale, graph.on_edges(messages.other, messages.own))
+
+
+@torch.no_grad()
+def message_norms(e: Tensor, messages: Messages, update: Update | None, graph: StepGraph) -> Tensor:
+    """‖m‖ of every edge ``[B, E]``, without keeping messages; costs a forward of the step."""
+    if e.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        if update is not None:
+            e = F.linear(active_edges(e, update, graph), update.out, update.bias)
+        return plain_messages(e, messages, graph).norm(dim=-1)
+    out = e.new_empty(*e.shape[:2], 1)
+    for piece in graph.pieces(e, CHUNK_VALUES):
+        here = piece.edges(e)
+        if update is not None:
+            active = F.silu(_pre_update(here, update, piece), inplace=True)
+            here = F.linear(active, update.out, update.bias)
+        piece.edges(out).copy_(_messages(here, messages, piece)[2].norm(dim=-1, keepdim=True))
+    return out.squeeze(-1)
 
 
 class _MessageFunction(torch.autograd.Function):

@@ -3,6 +3,7 @@
     edges      scores of messages, what to keep of them          weights    thresholds and masks of linear maps
     schedule   when to prune, and how much                       macs       multiply-accumulates of a sparse model
     bound      what pruning does to an output, measured and bounded
+    networks   edges of many graphs, each pruned by itself  options    which options go together
 
 Layers ask these functions what to keep (:mod:`wsl.nn.sparse`); a callback turns their dials
 (:mod:`wsl.callbacks.sparsify`). Sparsities are fractions of entries removed, in [0, 1).

@@ -14,7 +14,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class EdgeScores:
-    """How much each edge says ``value [E]``, in units of ``reference []``: an edge goes when value < δ · reference."""
+    """How much each edge says ``value [E]``, in units of ``reference``, one for all or ``[E]``: an edge goes when
+    value < δ · reference.
+    """
 
     value: Tensor
     reference: Tensor
@@ -64,14 +66,19 @@ def best_in_edges(value: Tensor, target: Tensor, among: Tensor, nodes: int) -> T
     Args:
         value: ``[E]``. target: ``[E]``. among: ``[E]`` bool, the edges that count.
     """
-    counted = torch.where(among, value, -torch.inf)
-    most = value.new_full((nodes,), -torch.inf).scatter_reduce(0, target, counted, "amax")
-    tied = among & (counted == most[target])
+    tied = greatest_into(value, target, among, nodes)
     position = torch.arange(len(value), device=value.device)
     first = position.new_full((nodes,), len(value)).scatter_reduce(
         0, target, torch.where(tied, position, len(value)), "amin"
     )
     return tied & (position == first[target])
+
+
+def greatest_into(value: Tensor, target: Tensor, among: Tensor, nodes: int) -> Tensor:
+    """Of each receiver the edges ``[E]`` bool with the greatest value, all of them where several are equal."""
+    counted = torch.where(among, value, -torch.inf)
+    most = value.new_full((nodes,), -torch.inf).scatter_reduce(0, target, counted, "amax")
+    return among & (counted == most[target])
 
 
 def strongest(value: Tensor, count: int, among: Tensor, first: Tensor | None = None) -> Tensor:

@@ -19,6 +19,7 @@ class LayerCost:
         rows: inputs of its linear maps. weights, all_weights: non-zero and stored entries of them.
         channels: numbers per edge that are multiplied. edges, all_edges: used and present in the graph, loops included.
         loops: of the edges used.
+        all_rows: inputs that there would be without pruning, where that is another number (maps of edges).
     """
 
     rows: int
@@ -28,6 +29,7 @@ class LayerCost:
     edges: int = 0
     all_edges: int = 0
     loops: int = 0
+    all_rows: int | None = None
 
     @property
     def macs(self) -> int:
@@ -35,7 +37,8 @@ class LayerCost:
 
     @property
     def dense_macs(self) -> int:
-        return self.rows * self.all_weights + self.channels * self.all_edges
+        rows = self.rows if self.all_rows is None else self.all_rows
+        return rows * self.all_weights + self.channels * self.all_edges
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,9 @@ class GATv2Node(Sparsifiable):
     def edges(self, graph: NodeGraph) -> EdgeSet:
         return edge_set(graph.edge_index, graph.num_nodes, "replace", "none")
 
-    def step(self, number: int, x: Any, edges: EdgeSet) -> tuple[Tensor, EdgeSet]:
+    def step(
+        self, number: int, x: Any, edges: EdgeSet, inputs: Tensor | None = None, outputs: Tensor | None = None
+    ) -> tuple[Tensor, EdgeSet]:
         out: tuple[Tensor, EdgeSet] = self.pruners[number](self.layers[number], x, edges)
         return out
 

@@ -86,7 +86,7 @@ class Decoupled(NodeEncoder):
         found, nodes = self.propagated(graph), graph.num_nodes
         first = LayerCost(0, 0, 0, channels=1, edges=found.updates, all_edges=found.all_updates)
         maps = [layer for layer in self.layers if isinstance(layer, SparseLinear)]
-        kept = [m.weight.numel() if m.sieve.kept is None else int(m.sieve.kept.sum()) for m in maps]
+        kept = [m.left for m in maps]
         return [first, *(LayerCost(nodes, k, m.weight.numel()) for k, m in zip(kept, maps, strict=True))]
 
 

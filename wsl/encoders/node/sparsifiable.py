@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from wsl.encoders.node.base import ACTIVATIONS, Activation, NodeEncoder
 from wsl.graphs.node_graph import NodeBatch, NodeGraph, NodeGraphSpec
 from wsl.nn.sparse.edge_set import EdgeSet, edge_set
-from wsl.nn.sparse.layers import SparseConv
-from wsl.nn.sparse.sieve import EdgeSieve
+from wsl.nn.sparse.layers import GCNLayer, SparseConv
+from wsl.nn.sparse.sieve import EdgeSieve, WeightSieve
 from wsl.nn.sparse.sparse_input import SparseInput, sparse_input
 from wsl.sparsity.macs import LayerCost
 
@@ -43,6 +44,7 @@ class Sparsifiable(NodeEncoder):
         super().__init__(spec, out_features, layers, activation, dropout)
         self.norms = nn.ModuleList(nn.BatchNorm1d(width, momentum=0.9) for width in inner if norm == "batch")
         self.input_dropout, self.read_sparse = input_dropout, read_sparse
+        self._known_live: dict[nn.Module, tuple[Tensor, Tensor | None]] = {}
 
     def edges(self, graph: NodeGraph) -> EdgeSet:
         """All edges of a graph as the layers want them."""
@@ -64,16 +66,44 @@ class Sparsifiable(NodeEncoder):
             raise ValueError(f"this encoder was built for {self.spec}, the batch holds {batch.spec}")
         x: Any = self.first_input(batch.graph)
         edges = self.edges(batch.graph)
+        read: list[Tensor | None] = [None, *self._channels_read(), None]
         for number in range(len(self.layers)):
-            x, edges = self.step(number, x, edges)
+            inputs, outputs = read[number], read[number + 1]
+            x, edges = self.step(number, x, edges, inputs, outputs)
             if number < len(self.layers) - 1:
-                x = self.between(number, x)
+                x = self.between(number, x, outputs)
         return x
 
-    def step(self, number: int, x: Any, edges: EdgeSet) -> tuple[Tensor, EdgeSet]:
-        """One layer."""
-        out: tuple[Tensor, EdgeSet] = self.layers[number](x, edges)
+    def step(
+        self, number: int, x: Any, edges: EdgeSet, inputs: Tensor | None = None, outputs: Tensor | None = None
+    ) -> tuple[Tensor, EdgeSet]:
+        """One layer, of whose channels only some are given and wanted (None: all)."""
+        parts = {} if inputs is None and outputs is None else {"inputs": inputs, "outputs": outputs}
+        out: tuple[Tensor, EdgeSet] = self.layers[number](x, edges, **parts)
         return out
+
+    def _channels_read(self) -> list[Tensor | None]:
+        """Between each two layers the channels that the later one reads; the others are not even computed.
+
+        A column of a weight that was pruned as a whole reads nothing, so neither output nor gradient change. Only for
+        GCN, whose maps read the output of the layer before directly; and not while a choice is being made, which looks
+        at all channels.
+        """
+        nothing: list[Tensor | None] = [None] * (len(self.layers) - 1)
+        sieves = [module for module in self.modules() if isinstance(module, (EdgeSieve, WeightSieve))]
+        if any((self.training and sieve.pruning) or sieve.errors is not None for sieve in sieves):
+            return nothing
+        return [self._live(layer) if isinstance(layer, GCNLayer) else None for layer in self.layers[1:]]
+
+    def _live(self, layer: GCNLayer) -> Tensor | None:
+        kept = layer.lin.sieve.kept
+        if kept is None:
+            return None
+        known = self._known_live.get(layer)
+        if known is None or known[0] is not kept:
+            live = kept.any(0).nonzero().squeeze(-1)
+            known = self._known_live[layer] = kept, live if len(live) < kept.shape[1] else None
+        return known[1]
 
     def first_input(self, graph: NodeGraph) -> Tensor | SparseInput:
         """The features as the first layer reads them."""
@@ -82,8 +112,24 @@ class Sparsifiable(NodeEncoder):
             return sparse_input(graph.x).dropout(rate, self.training)
         return nn.functional.dropout(graph.x, rate, self.training)
 
-    def between(self, number: int, x: Tensor) -> Tensor:
-        """What stands between layer ``number`` and the next."""
-        x = self.norms[number](x) if self.norms else x
+    def between(self, number: int, x: Tensor, channels: Tensor | None = None) -> Tensor:
+        """What stands between layer ``number`` and the next, on all channels or these."""
+        if self.norms:
+            norm = self.norms[number]
+            assert isinstance(norm, nn.BatchNorm1d)
+            x = norm(x) if channels is None else _normalized(norm, x, channels)
         out: Tensor = self.dropout(ACTIVATIONS[self.activation](x))
         return out
+
+
+def _normalized(norm: nn.BatchNorm1d, x: Tensor, channels: Tensor) -> Tensor:
+    """Batch normalisation of some channels; the running statistics of the others stay as they are."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None and norm.momentum is not None
+    some_mean, some_variance = mean[channels], variance[channels]
+    weight, bias = norm.weight[channels], norm.bias[channels]
+    out = nn.functional.batch_norm(x, some_mean, some_variance, weight, bias, norm.training, norm.momentum, norm.eps)
+    if norm.training:
+        with torch.no_grad():
+            mean[channels], variance[channels] = some_mean, some_variance
+    return out

@@ -46,14 +46,8 @@ class DenseBlocksForm:
         return per_edge
 
     def sorted_edges(self, device: torch.device) -> EdgeGraph:
-        ends = []
-        for block in self.graph.blocks:
-            out, into = torch.meshgrid(*(torch.arange(size, device=device) for size in block.shape), indexing="ij")
-            source, target = (out, into) if block.reverse else (into, out)
-            ends.append(torch.stack([source + block.source.start, target + block.target.start]).flatten(1))
-        num_nodes = self.batch * self.graph.num_nodes
-        shift = torch.arange(self.batch, device=device).view(1, -1, 1) * self.graph.num_nodes
-        return EdgeGraph.from_edge_index((torch.cat(ends, dim=1).unsqueeze(1) + shift).flatten(1), num_nodes)
+        source, target = (end.to(device) for end in self.graph.ends(self.batch))
+        return EdgeGraph.from_edge_index(torch.stack([source, target]), self.batch * self.graph.num_nodes)
 
     def forward(self, problem: Problem) -> tuple[Tensor, Tensor]:
         out = torch.zeros_like(problem.xr)

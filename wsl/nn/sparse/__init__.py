@@ -5,4 +5,7 @@ sieve       what a layer keeps, in its state dict: EdgeSieve for messages, Weigh
 linear      nn.Linear with a mask
 layers      GCN, GraphSAGE, GIN, GCNII as transform, sieve, product
 attention   GATv2 with pruned attention
+
+network_sieve      the same for graphs that differ from batch to batch (neural graphs): a rule, not a mask
+network_attention  GATv2 on those
 """

@@ -10,19 +10,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wsl.nn.sparse.linear import SparseLinear
+from wsl.nn.sparse.network_sieve import CountedLayer, NetworkSieve
 from wsl.nn.sparse.sieve import EdgeSieve, View, WeightSieve
+from wsl.sparsity.macs import LayerCost
 
 
 class Dials:
     """The sieves of a module.
 
     Attributes:
-        edges: in the order of the layers. weights: likewise. current_view: see :meth:`view`.
+        edges: of one graph, in the order of the layers. networks: of graphs that differ from batch to batch, likewise.
+        weights: likewise. current_view: see :meth:`view`.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.names = {part: name for name, part in module.named_modules()}
         self.edges = [part for part in module.modules() if isinstance(part, EdgeSieve)]
+        self.networks = [part for part in module.modules() if isinstance(part, NetworkSieve)]
         self.weights = [part for part in module.modules() if isinstance(part, WeightSieve)]
         self.current_view: View = "true"
         self._scored: Tensor | None = None
@@ -30,11 +34,11 @@ class Dials:
         self._masked = list(_masked_parameters(module))
 
     def __len__(self) -> int:
-        return len(self.edges) + len(self.weights)
+        return len(self.edges) + len(self.networks) + len(self.weights)
 
     def prune(self, *, edges: bool, weights: bool) -> None:
         """Whether the next training forward chooses anew what to keep."""
-        for sieve in self.edges:
+        for sieve in (*self.edges, *self.networks):
             sieve.pruning = edges
         for mask in self.weights:
             mask.pruning = weights
@@ -42,10 +46,12 @@ class Dials:
     def view(self, view: View, batch: Any = None) -> None:
         """Which edges evaluation uses; under "locked", all into the rows of ``batch`` are there."""
         self.current_view = view
-        if view == "locked" and batch is not None and self._scored is not batch.row_ids:
+        if view == "locked" and self.edges and batch is not None and self._scored is not batch.row_ids:
             self._scored = batch.row_ids
             self._locked = torch.zeros(batch.graph.num_nodes, dtype=torch.bool, device=batch.row_ids.device)
             self._locked[batch.row_ids] = True
+        for of_networks in self.networks:
+            of_networks.view = view
         for sieve in self.edges:
             sieve.view, sieve.locked = view, self._locked
 
@@ -62,6 +68,20 @@ def _masked_parameters(module: nn.Module) -> Iterable[tuple[Tensor, WeightSieve]
     for part in module.modules():
         if isinstance(part, SparseLinear):
             yield part.weight, part.sieve
+
+
+@torch.no_grad()
+def network_costs(encoder: nn.Module, batch: Any) -> list[LayerCost]:
+    """What an encoder of neural graphs costs on these networks as it is pruned now."""
+    sieves, training = Dials(encoder).networks, encoder.training
+    encoder.eval()
+    for sieve in sieves:
+        sieve.counting = True
+    encoder(batch)
+    for sieve in sieves:
+        sieve.counting = False
+    encoder.train(training)
+    return [cost for part in encoder.modules() if isinstance(part, CountedLayer) for cost in part.network_costs()]
 
 
 @torch.no_grad()

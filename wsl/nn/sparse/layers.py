@@ -52,7 +52,7 @@ def linear_cost(layer: nn.Module, given: EdgeSet, propagated: int, sieve: EdgeSi
     kept = sieve.kept
     return LayerCost(
         rows=given.num_nodes,
-        weights=sum(m.weight.numel() if m.sieve.kept is None else int(m.sieve.kept.sum()) for m in maps),
+        weights=sum(m.left for m in maps),
         all_weights=sum(m.weight.numel() for m in maps),
         channels=propagated,
         edges=len(given) if kept is None else int(kept.sum()),
@@ -77,10 +77,14 @@ class GCNLayer(SparseConv):
         self.bias = nn.Parameter(torch.zeros(out_features))
         self.propagated = out_features
 
-    def forward(self, x: Features, edges: EdgeSet) -> tuple[Tensor, EdgeSet]:
-        h = self.lin(x)
+    def forward(
+        self, x: Features, edges: EdgeSet, inputs: Tensor | None = None, outputs: Tensor | None = None
+    ) -> tuple[Tensor, EdgeSet]:
+        """y ``[N, O]``, or only its channels ``outputs``; with ``inputs``, x holds only these of its channels."""
+        h = self.lin(x, inputs, outputs)
         kept = self.sieve(edges, lambda: message_scores(edges.weight.to(h), edges.source, h))
-        return self.sieve.propagate(edges, kept, h) + self.bias, kept
+        bias = self.bias if outputs is None else self.bias[outputs]
+        return self.sieve.propagate(edges, kept, h) + bias, kept
 
 
 class SAGELayer(SparseConv):

@@ -23,7 +23,7 @@ class SparseLinear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, glorot: bool = False) -> None:
         super().__init__(in_features, out_features, bias)
         self.sieve = WeightSieve()
-        self._known: tuple[Tensor, int, SparseWeight] | None = None
+        self._known: tuple[tuple[object, ...], Tensor, SparseWeight | None] | None = None
         if glorot:
             nn.init.xavier_uniform_(self.weight)
             if bias:
@@ -33,29 +33,60 @@ class SparseLinear(nn.Linear):
         """The weight as it is used, judged by the inputs ``x [N, F]``."""
         return self.sieve(self.weight, lambda: input_norms(x))
 
-    def forward(self, x: Tensor | SparseInput) -> Tensor:
-        if isinstance(x, SparseInput) and self._few_are_left():
-            out = sparse_product.product(*x.rows, self._sparse_weight())
-            return out if self.bias is None else out + self.bias
+    @property
+    def left(self) -> int:
+        """Number of weights that are not pruned."""
+        return self.weight.numel() if self.sieve.kept is None else int(self.sieve.kept.sum())
+
+    def forward(self, x: Tensor | SparseInput, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Tensor:
+        """y ``[N, O]``, or only its channels ``outputs``; with ``inputs``, x holds only these of its channels.
+
+        In evaluation nothing is made twice: a masked weight is kept until weight or mask change.
+        """
+        if not self._settled:
+            return self._chosen(x, inputs, outputs)
+        weight, entries = self._kept_weight(inputs, outputs)
+        bias = self.bias if self.bias is None or outputs is None else self.bias[outputs]
+        if entries is not None and isinstance(x, SparseInput) and entries.pays(x.column_counts):
+            out = sparse_product.product(*x.rows, entries)
+            return out if bias is None else out + bias
+        return apply_linear(x, weight, bias)
+
+    def _chosen(self, x: Tensor | SparseInput, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
+        if inputs is not None or outputs is not None:
+            weight = self.weight if self.sieve.kept is None else self.weight * self.sieve.kept
+            bias = self.bias if self.bias is None or outputs is None else self.bias[outputs]
+            return apply_linear(x, part(weight, inputs, outputs), bias)
         weight = self.effective(x)
         watch(self.sieve, x, self.weight, weight)
         return apply_linear(x, weight, self.bias)
 
-    def _few_are_left(self) -> bool:
-        """Whether to multiply by what is left of the weight alone: inference on the CPU, most of it pruned."""
-        kept, weight = self.sieve.kept, self.weight
-        if kept is None or self.training or torch.is_grad_enabled() or weight.is_cuda or self.sieve.errors is not None:
-            return False
-        return self._sparse_weight().few and sparse_product.available(weight.dtype)
+    @property
+    def _settled(self) -> bool:
+        """Whether a masked weight is used as it is, without gradients."""
+        sieve = self.sieve
+        return sieve.kept is not None and not (self.training or torch.is_grad_enabled()) and sieve.errors is None
 
-    def _sparse_weight(self) -> SparseWeight:
-        """Made once for each state of weight and mask."""
+    def _kept_weight(self, inputs: Tensor | None, outputs: Tensor | None) -> tuple[Tensor, SparseWeight | None]:
+        """The masked weight, and its entries where the kernel can run; made once for each state of weight and mask."""
         kept = self.sieve.kept
         assert kept is not None
-        version = self.weight._version
-        if self._known is None or self._known[0] is not kept or self._known[1] != version:
-            self._known = kept, version, SparseWeight.of(self.weight, kept)
-        return self._known[2]
+        key = (kept, self.weight._version, self.weight.dtype, self.weight.device, inputs, outputs)
+        if self._known is None or not all(_same(a, b) for a, b in zip(self._known[0], key, strict=True)):
+            weight, mask = part(self.weight.detach() * kept, inputs, outputs), part(kept, inputs, outputs)
+            compiled = not weight.is_cuda and sparse_product.available(weight.dtype)
+            self._known = key, weight, SparseWeight.of(weight, mask) if compiled else None
+        return self._known[1], self._known[2]
+
+
+def _same(a: object, b: object) -> bool:
+    return a is b if isinstance(a, Tensor) or isinstance(b, Tensor) else a == b
+
+
+def part(weight: Tensor, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
+    """The rows ``outputs`` and columns ``inputs`` of ``weight [O, F]``; None: all of them."""
+    weight = weight if outputs is None else weight.index_select(0, outputs)
+    return weight if inputs is None else weight.index_select(1, inputs)
 
 
 def apply_linear(x: Tensor | SparseInput, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -21,7 +21,7 @@ View = Literal["true", "locked", "full"]
 Choice = Literal["message", "random", "magnitude", "given"]
 
 
-class _Sieve(nn.Module):
+class Sieve(nn.Module):
     """A boolean buffer ``kept`` that is absent until something was pruned.
 
     Attributes:
@@ -55,7 +55,7 @@ class _Sieve(nn.Module):
         super()._load_from_state_dict(state, prefix, *others)
 
 
-class WeightSieve(_Sieve):
+class WeightSieve(Sieve):
     """Mask of one weight ``[O, F]``; the entries masked get no gradient from the data.
 
     Attributes:
@@ -94,7 +94,7 @@ class WeightSieve(_Sieve):
         self.kept = mask & before if self.monotone and before is not None else mask
 
 
-class EdgeSieve(_Sieve):
+class EdgeSieve(Sieve):
     """Mask over all edges of a graph for one layer; self loops always stay.
 
     Each training forward starts from the edges that the layer is given (all, or what the layer before kept), so there

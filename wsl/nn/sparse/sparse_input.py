@@ -44,6 +44,11 @@ class SparseInput:
         pointer[1:] = torch.bincount(self.row, minlength=self.shape[0]).cumsum(0)
         return pointer, self.column.contiguous(), self.value.contiguous()
 
+    @cached_property
+    def column_counts(self) -> Tensor:
+        """Entries in each column ``[F]`` int64."""
+        return torch.bincount(self.column, minlength=self.shape[1])
+
     def linear(self, weight: Tensor) -> Tensor:
         """X Wᵀ, differentiable in W ``[O, F]``."""
         return product(weight.t().contiguous(), *self.matrices)

@@ -16,7 +16,7 @@ from wsl import native
 
 TYPES = {torch.float32: np.float32, torch.float64: np.float64}
 WORTHWHILE = 0.25
-"""Share of weights left below which this product is faster than one with a dense weight."""
+"""Share of the multiplications left below which this product is faster than one with a dense weight."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +28,13 @@ class SparseWeight:
     value: Tensor
     outputs: int
 
-    @property
-    def few(self) -> bool:
-        """Whether so little is left that leaving out zeros is faster."""
-        return len(self.value) < WORTHWHILE * self.outputs * (len(self.start) - 1)
+    def pays(self, entries: Tensor) -> bool:
+        """Whether leaving out zeros is faster, for features with so many ``entries [F]`` in each column.
+
+        Pruning by column norms leaves most weights in columns that are used most, so that their number says little.
+        """
+        work = float((entries * self.start.diff()).sum())
+        return work < WORTHWHILE * self.outputs * float(entries.sum())
 
     @classmethod
     def of(cls, weight: Tensor, kept: Tensor) -> SparseWeight:
