@@ -16,7 +16,7 @@ TAU = {"monomial": [[0.5, 0.5, 0.5, 0.5, 0.5]], "statnn": [[0.6, 0.5, 0.4, 0.3, 
 def arguments(zoo: Path, folder: Path, encoder: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     scaling.add_arguments(parser)
-    small = ["trainer.max_epochs=2", "trainer.progress=none", f"data.path={zoo}"]
+    small = ["trainer.max_epochs=2", "trainer.progress=none", f"data.path={zoo}", "data.build=''"]
     out = ["--folder", str(folder / "runs"), "--json", str(folder / "tau.json")]
     return parser.parse_args([*small, "--encoders", encoder, *out])
 
