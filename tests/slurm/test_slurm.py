@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, missing
-from ranks_of_runs import ROOT, environment, options, same_run
+from ranks_of_runs import ROOT, environment, finished, options, same_run
+from test_cluster_docs import commands, here
 
 from wsl.results import Result
 
@@ -42,6 +45,17 @@ def submit(cluster: Cluster, *more: str) -> str:
     fixed = ["--parsable", "--nodes=2", "--ntasks-per-node=1", f"--output={cluster.folder}/job_%j.log"]
     slurm, ours = [m for m in more if m.startswith("--")], [m for m in more if not m.startswith("--")]
     return cluster.run("sbatch", *fixed, *slurm, str(ROOT / "scripts" / "train.sbatch"), *ours)
+
+
+def test_the_commands_of_the_documentation(cluster: Cluster, small_zoo: Path, tmp_path: Path) -> None:
+    job_line, sweep_line = commands()[3], commands()[5]
+    slurm = [word for word in shlex.split(job_line) if word.startswith("--n")]
+    job = submit(cluster, *slurm, *here(job_line, small_zoo, tmp_path))
+    assert cluster.completed(job)["JobState"] == "COMPLETED", log(cluster, job)
+    more = ["hydra.launcher.timeout_min=5", "hydra.launcher.cpus_per_task=1"]
+    variables = {name: cluster.environment[name] for name in ("SLURM_CONF", "MASTER_ADDR")}
+    finished(*here(sweep_line, small_zoo, tmp_path), *more, **variables)
+    assert len(list((tmp_path / "runs").glob("*/*/result.json"))) == 6
 
 
 def log(cluster: Cluster, job: str) -> str:
@@ -89,24 +103,30 @@ def test_preempted_by_a_signal(cluster: Cluster, uninterrupted: Path, small_zoo:
     same_run(uninterrupted, run_folder(tmp_path))
 
 
-def test_preempted_by_the_time_limit(cluster: Cluster, uninterrupted: Path, small_zoo: Path, tmp_path: Path) -> None:
-    """A minute, of which the last 50 seconds are after the signal: several times."""
-    job = submit(cluster, "--time=1", "--signal=USR1@50", *arguments(small_zoo, tmp_path))
-    found = cluster.completed(job, seconds=400)
+def test_preempted_by_the_time_limit(cluster: Cluster, small_zoo: Path, tmp_path: Path) -> None:
+    """Two minutes, of which the last are after the signal, for a run of more; beside it the same without a limit."""
+    long = [*arguments(small_zoo, tmp_path / "part"), "trainer.max_epochs=300"]
+    long = [argument for argument in long if argument != f"trainer.max_epochs={EPOCHS}"]
+    job = submit(cluster, "--time=2", "--signal=USR1@55", *long)
+    whole = submit(cluster, *[a.replace(f"{tmp_path / 'part'}", f"{tmp_path / 'whole'}") for a in long])
+    found = cluster.completed(job, seconds=500)
     said = log(cluster, job)
     assert found["JobState"] == "COMPLETED", said
-    assert int(found["Restarts"]) == said.count("exit code 75") >= 1
-    same_run(uninterrupted, run_folder(tmp_path))
+    assert int(found["Restarts"]) >= 1 and "exit code 75" in said
+    assert cluster.completed(whole)["Restarts"] == "0"
+    same_run(run_folder(tmp_path / "whole"), run_folder(tmp_path / "part"))
 
 
 def test_a_node_is_lost(cluster: Cluster, uninterrupted: Path, small_zoo: Path, tmp_path: Path) -> None:
     """The second node's daemon and its task die at once; Slurm itself requeues the job when it notices."""
     job = submit(cluster, *arguments(small_zoo, tmp_path))
     begun(cluster, tmp_path, job)
+    tasks = tasks_of("n2", job)
     cluster.daemons["n2"].kill()
     cluster.daemons["n2"].wait()
-    for process in tasks_of("n2", job):
-        os.kill(process, signal.SIGKILL)
+    for process in (*{parent(task) for task in tasks}, *tasks):  # the step's daemon first: it must not report
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     cluster.wait(lambda: int(cluster.job(job)["Restarts"]) > 0 or over(cluster, job), 90, "the lost node's job")
     cluster.begin("n2", "slurmd", "-D", "-N", "n2")
     cluster.wait(lambda: "down" not in "".join(cluster.states()), 60, "the node to come back")
@@ -120,18 +140,20 @@ def over(cluster: Cluster, job: str) -> bool:
 
 
 def tasks_of(node: str, job: str) -> list[int]:
-    """The processes of a job on a node, its step daemon first."""
-    found = []
+    """The processes of a job on a node that the step's daemon started."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             variables = dict(v.split("=", 1) for v in (process / "environ").read_text().split("\0") if "=" in v)
-            command = (process / "cmdline").read_text()
         except (OSError, UnicodeDecodeError):
             continue
-        mine = variables.get("SLURM_JOB_ID") == job and variables.get("SLURMD_NODENAME") == node
-        if mine or (command.startswith("slurmstepd: [" + job) and variables.get("SLURMD_NODENAME") == node):
-            found.append(int(process.name))
-    return found
+        if variables.get("SLURM_JOB_ID") == job and variables.get("SLURMD_NODENAME") == node:
+            found[int(process.name)] = parent(int(process.name))
+    return [process for process, above in found.items() if above not in found]
+
+
+def parent(process: int) -> int:
+    return int((Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_a_sweep_is_a_job_array(cluster: Cluster, small_zoo: Path, tmp_path: Path) -> None:
@@ -145,7 +167,10 @@ def test_a_sweep_is_a_job_array(cluster: Cluster, small_zoo: Path, tmp_path: Pat
     cluster.wait(lambda: len(list((tmp_path / "sweep").glob("1/metrics.csv"))) > 0, 120, "the sweep's second job")
     (array,) = set(cluster.run("squeue", "-h", "-o", "%F").split())
     cluster.run("scancel", "--signal=USR1", f"{array}_1")
-    said, _ = process.communicate(timeout=240)
+    try:
+        said, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
     assert process.returncode == 0, said
     found = [Result.read(tmp_path / "sweep" / job) for job in ("0", "1")]
     assert [r.seed for r in found] == [0, 1] and [r.epochs for r in found] == [EPOCHS, EPOCHS]
