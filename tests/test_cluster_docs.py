@@ -30,7 +30,8 @@ def here(line: str, zoo: Path, folder: Path) -> list[str]:
     arguments = [a.replace("runs/", f"{folder}/runs/") for a in arguments]
     given = {a.split("=")[0] for a in arguments}
     fixed = options(zoo, "trainer.max_epochs=1", f"run_root={folder}/runs")
-    return [*(a for a in fixed if a.split("=")[0] not in given), *arguments]
+    fixed = [a for a in fixed if a.split("=")[0] not in given]
+    return sorted([*fixed, *arguments], key=lambda a: not a.startswith("--"))  # options before overrides
 
 
 def test_no_command_is_left_out() -> None:
