@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.attention_options import initialise_balanced, per_head
-from wsl.encoders.base import Encoder, UnsupportedSpecError
-from wsl.encoders.graph_embedding import EdgeListFront, graph_frame, output_states, padded_states
-from wsl.encoders.neural_graph import NeuralGraphEmbedding, fits_blocks, neural_graph, one_spec
+from wsl.encoders.graph_embedding import output_states, padded_states
+from wsl.encoders.graph_encoder import GraphEncoder, Reading
 from wsl.graphs.blocks import BlockGraph
 from wsl.graphs.network import GraphOptions
 from wsl.nn.gatv2.graph import EdgeGraph
@@ -21,13 +20,12 @@ from wsl.nn.mlp import mlp
 from wsl.nn.node_pooling import NodePooling
 from wsl.nn.sparse.network_attention import NetworkAttentionSieve, PrunedEdges
 from wsl.nn.sparse.network_sieve import Networks
-from wsl.nn.standardize import Standardize
 from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Rate
 from wsl.spec import WeightSpec
 from wsl.spec.family import SpecFamily
 
 
-class GATv2Encoder(Encoder):
+class GATv2Encoder(GraphEncoder):
     """Embeds networks by attention on their neural graph: neurons choose among the neurons that feed them.
 
         x ← embedding of biases, probe features and positions          e ← embedding of weights
@@ -76,9 +74,6 @@ class GATv2Encoder(Encoder):
         AttentionOptionError: if ``heads`` does not divide ``width``, or there is no balanced initialisation.
     """
 
-    symmetries: ClassVar[frozenset[str]] = frozenset({"permutation"})
-    reads: ClassVar[tuple[type[Any], ...]] = (WeightSpec, SpecFamily)
-
     def __init__(
         self,
         spec: WeightSpec | SpecFamily,
@@ -109,26 +104,12 @@ class GATv2Encoder(Encoder):
     ) -> None:
         super().__init__(spec, out_features)
         self.residual, self.norm, self.kind = residual, norm, readout
-        self.graph: BlockGraph | None = None
-        if form == "blocks" or (form == "auto" and not probe_file and fits_blocks(spec, readout)):
-            one = one_spec(spec, readout)
-            self.graph, self.outputs = neural_graph(one, reverse_edges, "GATv2")
-            self.standardize = Standardize(one) if standardize else None
-            self.embed = NeuralGraphEmbedding(one, self.graph, width, probes, fourier_features, fourier_std)
-            outputs = sum(nodes.size for nodes in self.outputs)
-        else:
-            frame = graph_frame(spec, GraphOptions(flatten, linear_layers, attention_nodes), "GATv2")
-            self.front = EdgeListFront(
-                spec, frame, width, width, reverse_edges=reverse_edges, probes=probes, probe_size=probe_size,
-                probe_file=probe_file, fourier_features=fourier_features, fourier_std=fourier_std,
-                standardize=standardize,
-            )  # fmt: skip
-            outputs = frame.outputs
-        if readout == "outputs" and not outputs:
-            raise UnsupportedSpecError(
-                "GATv2 reads the states of output neurons, and this spec has none that can be told apart; "
-                "choose another readout"
-            )
+        options = GraphOptions(flatten, linear_layers, attention_nodes)
+        reading = Reading(
+            width, reverse_edges, probes, probe_size, probe_file, fourier_features, fourier_std, standardize, readout,
+            options,
+        )  # fmt: skip
+        outputs, _ = self.read_as("GATv2", form, reading)
         convs = [
             GATv2Conv(
                 width,
@@ -158,13 +139,6 @@ class GATv2Encoder(Encoder):
             return ()
         return tuple((f"layers.{n}", f"layers.{n + 1}") for n in range(len(self.layers) - 1))
 
-    def fit_statistics(self, batch: WeightBatch | MixedWeightBatch) -> None:
-        """Set means and deviations of weights and biases from training data."""
-        if self.graph is None:
-            self.front.fit(batch)
-        elif self.standardize is not None and isinstance(batch, WeightBatch):
-            self.standardize.fit(batch)
-
     def forward(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
         if isinstance(self.spec, WeightSpec):
             self.check_spec(batch)
@@ -172,9 +146,7 @@ class GATv2Encoder(Encoder):
 
     def _blocks(self, batch: WeightBatch | MixedWeightBatch, graph: BlockGraph) -> Tensor:
         """What the readout reads ``[B, …]``, of networks of one spec."""
-        if isinstance(batch, MixedWeightBatch):
-            batch = WeightBatch(batch.specs[0], batch.stacked())
-        x, e = self.embed(batch, batch.values if self.standardize is None else self.standardize(batch.values))
+        x, e = self.block_states(batch)
         nodes, edges = x.flatten(0, 1), e.flatten(0, 1)
         if self._open:
             x = self._passed(nodes, graph, edges).view(x.shape)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from wsl.batch import MixedWeightBatch, WeightBatch
-from wsl.encoders.base import Encoder, UnsupportedSpecError
-from wsl.encoders.graph_embedding import EdgeListFront, graph_frame, output_states, padded_states
+from wsl.encoders.base import UnsupportedSpecError
+from wsl.encoders.graph_embedding import output_states, padded_states
+from wsl.encoders.graph_encoder import GraphEncoder, Reading
 from wsl.encoders.graph_field import GraphField
-from wsl.encoders.neural_graph import NeuralGraphEmbedding, fits_blocks, neural_graph, one_spec
 from wsl.graphs.blocks import BlockGraph
 from wsl.graphs.network import GraphOptions
 from wsl.nn.edge_runs import EdgeRuns, edge_runs
@@ -19,13 +19,12 @@ from wsl.nn.mlp import mlp
 from wsl.nn.node_pooling import NodePooling, Readout
 from wsl.nn.pna_blocks import PNALayer, PrunedRuns
 from wsl.nn.sparse.network_sieve import Networks
-from wsl.nn.standardize import Standardize
 from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
 from wsl.spec import WeightSpec
 from wsl.spec.family import SpecFamily
 
 
-class NGGNN(Encoder):
+class NGGNN(GraphEncoder):
     """Embeds networks by their neural graph: one node per neuron, one edge per weight, biases as node features.
 
     Values are standardised, lifted to waves (Fourier features) and two linear maps; probe features and positional
@@ -75,9 +74,6 @@ class NGGNN(Encoder):
             asked of networks that cannot be run.
     """
 
-    symmetries: ClassVar[frozenset[str]] = frozenset({"permutation"})
-    reads: ClassVar[tuple[type[Any], ...]] = (WeightSpec, SpecFamily)
-
     def __init__(
         self,
         spec: WeightSpec | SpecFamily,
@@ -105,48 +101,25 @@ class NGGNN(Encoder):
     ) -> None:
         super().__init__(spec, out_features)
         self.residual, self.kind, self.equivariant = residual, readout, equivariant
-        self.graph: BlockGraph | None = None
         if equivariant and form == "blocks":
             raise UnsupportedSpecError("NG-GNN returns fields on edge lists: set form=edges or form=auto")
-        plain = not probe_file and not equivariant
-        if form == "blocks" or (form == "auto" and plain and fits_blocks(spec, readout)):
-            self.graph, self.outputs = neural_graph(one_spec(spec, readout), reverse_edges, "NG-GNN")
-            self.standardize = Standardize(one_spec(spec, readout)) if standardize else None
-            self.embed = NeuralGraphEmbedding(
-                one_spec(spec, readout), self.graph, width, probes, fourier_features, fourier_std
-            )
-            outputs = sum(nodes.size for nodes in self.outputs)
-        else:
-            frame = graph_frame(spec, GraphOptions(flatten, linear_layers, attention_nodes), "NG-GNN")
-            self.front = EdgeListFront(
-                spec, frame, width, width, reverse_edges=reverse_edges, probes=probes, probe_size=probe_size,
-                probe_file=probe_file, fourier_features=fourier_features, fourier_std=fourier_std,
-                standardize=standardize,
-            )  # fmt: skip
-            outputs = frame.outputs
-        if readout == "outputs" and not outputs and not equivariant:
-            raise UnsupportedSpecError(
-                "NG-GNN reads the states of output neurons, and this spec has none that can be told apart; "
-                "choose another readout"
-            )
+        options = GraphOptions(flatten, linear_layers, attention_nodes)
+        reading = Reading(
+            width, reverse_edges, probes, probe_size, probe_file, fourier_features, fourier_std, standardize, readout,
+            options,
+        )  # fmt: skip
+        outputs, frame = self.read_as("NG-GNN", form, reading, field=equivariant)
         self.token = nn.Parameter(torch.randn(2, width)) if readout == "class_token" and not equivariant else None
         prunable = not equivariant  # a field has a value for every edge
         stack = [PNALayer(width, self.graph, update_edges=n > 0, prunable=prunable) for n in range(layers)]
         self.layers = nn.ModuleList(stack)
         self.norms = nn.ModuleList(nn.LayerNorm(width) if norm == "layer" else nn.Identity() for _ in range(layers - 1))
         self.activate = nn.Sequential(nn.SiLU(), nn.Dropout(dropout))
-        if equivariant:
+        if frame is not None and equivariant:
             self.field = GraphField(frame, width, width, out_features, field_scale)
             return
         self.pool = NodePooling(readout, width)
         self.readout = mlp((width * (outputs if readout == "outputs" else 1), width, width, out_features))
-
-    def fit_statistics(self, batch: WeightBatch | MixedWeightBatch) -> None:
-        """Set mean and deviation of weights and biases from training data; on an edge list, also that of degrees."""
-        if self.graph is None:
-            self.front.fit(batch)
-        elif self.standardize is not None and isinstance(batch, WeightBatch):
-            self.standardize.fit(batch)
 
     def forward(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
         if isinstance(self.spec, WeightSpec):
@@ -163,9 +136,7 @@ class NGGNN(Encoder):
 
     def _blocks(self, batch: WeightBatch | MixedWeightBatch, graph: BlockGraph) -> Tensor:
         """What the readout reads ``[B, …]``, of networks of one spec."""
-        if isinstance(batch, MixedWeightBatch):
-            batch = WeightBatch(batch.specs[0], batch.values.unflatten(0, (len(batch), -1)))
-        x, e = self.embed(batch, batch.values if self.standardize is None else self.standardize(batch.values))
+        x, e = self.block_states(batch)
         if self._open:
             x, _ = self._passed(x, e, graph)
         else:
