@@ -23,7 +23,7 @@ from comparing import tables  # noqa: E402
 from comparing.one_run import ROOT, Order, Outcome, outcome_of  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from wsl.command_line import plain_errors  # noqa: E402
+from wsl.command_line import plain_errors, with_overrides  # noqa: E402
 from wsl.errors import UserError  # noqa: E402
 from wsl.results import console  # noqa: E402
 from wsl.run_folder import write_text  # noqa: E402
@@ -45,8 +45,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3], help="learning rates to choose among")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None, help="folder (default runs/compare_ZOO)")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further overrides of train.py")
-    chosen = parser.parse_intermixed_args(given)
+    chosen = with_overrides(parser, given)
     known = options("encoder")
     chosen.encoders = known if chosen.encoders == ["all"] else chosen.encoders
     if unknown := sorted(set(chosen.encoders) - set(known)):

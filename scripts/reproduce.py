@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import reproductions
 
-from wsl.command_line import plain_errors
+from wsl.command_line import plain_errors, with_overrides
 
 
 def main() -> int:
@@ -25,7 +25,9 @@ def main() -> int:
     modules = {name: importlib.import_module(f"reproductions.{name}") for name in names}
     for name, module in modules.items():
         module.add_arguments(commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0]))
-    args = parser.parse_args()
+    args = with_overrides(parser)
+    if args.overrides and not getattr(args, "takes_overrides", False):
+        parser.error(f"{args.name} takes no overrides of the config: {' '.join(args.overrides)}")
     with plain_errors():
         modules[args.name].run(args)
     return 0

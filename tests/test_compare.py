@@ -86,9 +86,11 @@ def test_tables_and_figure(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
-def test_overrides_may_follow_options() -> None:
-    args = compare.arguments(["cnn_digits", "--seeds", "1", "data.where.activation=relu", "--epochs", "2", "seed=3"])
-    assert args.overrides == ["data.where.activation=relu", "seed=3"] and args.epochs == 2
+def test_overrides_may_stand_anywhere() -> None:
+    relu = "data.where.activation=relu"
+    args = compare.arguments(["cnn_digits", "--encoders", "statnn", "mlp", relu, "--epochs", "2", "+data.where.epoch=50"])
+    assert args.overrides == [relu, "+data.where.epoch=50"]
+    assert args.encoders == ["statnn", "mlp"] and args.epochs == 2
 
 
 @pytest.mark.parametrize("bad", [["--encoders", "nonsense"], ["--seeds", "0"], ["--rates", "-1"]])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +25,22 @@ from wsl.run_folder import FOLDER_VARIABLE
 
 #: what Lightning and this program leave in the environment for the ranks that Lightning starts
 RANK_VARIABLES = (FOLDER_VARIABLE, "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+#: KEY=VALUE, +KEY=VALUE, ++KEY=VALUE or ~KEY=VALUE
+OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@]*=")
+
+
+def with_overrides(parser: argparse.ArgumentParser, given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of a script, and in ``overrides`` those of form ``KEY=VALUE``, wherever they stand.
+
+    argparse alone would count an override behind an option of several values among these values.
+    """
+    arguments = sys.argv[1:] if given is None else given
+    overrides = [argument for argument in arguments if OVERRIDE.match(argument)]
+    parser.epilog = "KEY=VALUE: overrides of train.py, anywhere among the arguments"
+    parsed = parser.parse_args([argument for argument in arguments if argument not in overrides])
+    parsed.overrides = overrides
+    return parsed
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("--figure", type=Path, help="draw the curves into this file")
-    parser.add_argument("overrides", nargs="*", help="such as trainer.max_epochs=30")
+    parser.set_defaults(takes_overrides=True)
 
 
 def run(args: argparse.Namespace) -> None:
