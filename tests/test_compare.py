@@ -88,8 +88,9 @@ def test_tables_and_figure(tmp_path: Path) -> None:
 
 def test_overrides_may_stand_anywhere() -> None:
     relu = "data.where.activation=relu"
-    args = compare.arguments(["cnn_digits", "--encoders", "statnn", "mlp", relu, "--epochs", "2", "+data.where.epoch=50"])
-    assert args.overrides == [relu, "+data.where.epoch=50"]
+    more = "+data.where.epoch=50"
+    args = compare.arguments(["cnn_digits", "--encoders", "statnn", "mlp", relu, "--epochs", "2", more])
+    assert args.overrides == [relu, more]
     assert args.encoders == ["statnn", "mlp"] and args.epochs == 2
 
 
