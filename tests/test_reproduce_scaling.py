@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.reproductions import scaling
+from wsl.run_folder import RunFolderError
 
 TAU = {"monomial": [[0.5, 0.5, 0.5, 0.5, 0.5]], "statnn": [[0.6, 0.5, 0.4, 0.3, 0.2], [0.8, 0.5, 0.4, 0.3, 0.2]]}
 
@@ -28,11 +29,14 @@ def test_only_what_respects_scaling_keeps_its_tau(encoder: str, flat: bool, cnn_
     found = json.loads((tmp_path / "tau.json").read_text())["tau"]
     (tau,) = found[encoder]
     assert len(tau) == 5 and (max(tau) - min(tau) < 1e-3) == flat
-    result = tmp_path / "runs" / f"{encoder}_seed0" / "result.json"
-    before = result.stat().st_mtime_ns
+    kept = [tmp_path / "runs" / f"{encoder}_seed0" / name for name in ("result.json", "tau.json")]
+    before = [file.stat().st_mtime_ns for file in kept]
     scaling.run(args)
-    assert result.stat().st_mtime_ns == before, "it was trained again"
+    assert [file.stat().st_mtime_ns for file in kept] == before, "it was trained or tested again"
     assert json.loads((tmp_path / "tau.json").read_text())["tau"] == found
+    args.overrides[0] = "optimizer.lr=0.5"
+    with pytest.raises(RunFolderError, match=r"optimizer\.lr"):
+        scaling.run(args)
 
 
 def test_table_and_figure(tmp_path: Path) -> None:

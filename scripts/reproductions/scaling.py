@@ -6,7 +6,8 @@ an encoder that respects scaling gives the same tau for every k. With k = 0 the 
 
     python scripts/reproduce.py scaling --seeds 0 1 2 --markdown docs/scaling.md --figure docs/figures/scaling.png
 
-Runs whose folder holds a result are not trained again. Further arguments are overrides of the config.
+The first seed of every encoder comes first. What is finished is not repeated: stopped and started again, runs go on
+from their last checkpoint. Further arguments are overrides of the config.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from rich.table import Table
 import train
 from wsl import build
 from wsl.config import arguments
-from wsl.results import Result, mean_std
+from wsl.errors import UserError
+from wsl.results import mean_std
 from wsl.run_folder import ensure, owned, write_text
 from wsl.trainer import lightning_trainer
 
@@ -46,8 +48,10 @@ FIXED = ("data=cnn_digits", "data.where.activation=relu", "task=generalization",
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoders", nargs="+", choices=list(ENCODERS), default=list(ENCODERS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument(
+        "--encoders", nargs="+", default=list(ENCODERS), metavar="NAME", help=", ".join(map(repr, ENCODERS))
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
     parser.add_argument("--folder", type=Path, default=Path("runs/scaling"), help="where runs are made and found again")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
@@ -56,15 +60,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train what is missing, test everything, print the table."""
-    found: dict[str, list[list[float]]] = {}
+    """Train what is missing, test everything, print the table.
+
+    Raises:
+        UserError: if an encoder has no name here.
+    """
+    if unknown := sorted(set(args.encoders) - set(ENCODERS)):
+        raise UserError(f"--encoders {', '.join(unknown)}: not among {', '.join(map(repr, ENCODERS))}")
+    found: dict[str, list[list[float]]] = {name: [] for name in args.encoders}
     parameters: dict[str, int] = {}
-    for name in args.encoders:
-        for seed in args.seeds:
+    console = Console(highlight=False)
+    for seed in args.seeds:
+        for name in args.encoders:
             config = _config(name, seed, args.overrides)
             folder = ensure(args.folder / f"{name.replace(', ', '_')}_seed{seed}")
-            parameters[name] = _trained(config, folder).parameters
-            found.setdefault(name, []).append(_tested(config, folder, name))
+            with owned(folder):
+                config = build.continued(config, folder)
+                parameters[name] = train.run(config, folder).parameters
+                found[name].append(_tested(config, folder, name))
+            console.print(f"{name}, seed {seed}: {' '.join(f'{tau:.4f}' for tau in found[name][-1])}")
     print_table(found, parameters)
     if args.json:
         write_text(args.json, json.dumps({"powers": POWERS, "tau": found, "parameters": parameters}, indent=2) + "\n")
@@ -79,15 +93,11 @@ def _config(name: str, seed: int, overrides: Sequence[str]) -> build.RunConfig:
         return build.config(compose("train", [*FIXED, *ENCODERS[name], f"seed={seed}", *overrides]))
 
 
-def _trained(config: build.RunConfig, folder: Path) -> Result:
-    if (folder / "result.json").exists():
-        return Result.read(folder)
-    with owned(folder):
-        return train.run(config, folder)
-
-
 def _tested(config: build.RunConfig, folder: Path, name: str) -> list[float]:
-    """Tau of the test networks and their twins, for every power."""
+    """Tau of the test networks and their twins, for every power; read where it is known."""
+    known = folder / "tau.json"
+    if known.exists():
+        return [float(tau) for tau in json.loads(known.read_text())]
     task = build.task(config, build.exported_encoder(folder))
     options = arguments(config.trainer) | {"progress": "none"}
     trainer = lightning_trainer(folder=folder, callbacks=[], loggers=[], **options)
@@ -98,6 +108,7 @@ def _tested(config: build.RunConfig, folder: Path, name: str) -> list[float]:
         data = build.data(config.model_copy(update={"data": config.data.model_copy(update={"augment": augment})}))
         (metrics,) = trainer.test(task, data, verbose=False)
         out.append(metrics["test/tau"])
+    write_text(known, json.dumps(out) + "\n")
     return out
 
 
