@@ -19,7 +19,7 @@ from wsl.nn.phases import fold_phases
 from wsl.nn.scale_gmn.front import DenseFront, ListFront, reciprocal
 from wsl.spec import SYMMETRIES, NeuronGroup, WeightSpec, mlp_spec
 from wsl.spec.family import SpecFamily
-from wsl.symmetry import act, draw
+from wsl.symmetry import act, draw, inverse
 from wsl.zoo.build.wild_cnn import WildCNN
 
 WIDTHS = [2, 7, 6, 5, 3]
@@ -234,6 +234,70 @@ def test_activations_of_a_family_are_told_apart() -> None:
     assert difference(encoder(dataclasses.replace(batch, spec=family.specs[1])), encoder(batch)) > 1e-6
 
 
+# -- fields -----------------------------------------------------------------------------------------------------------
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "forward": {},
+    "both_ways": {"bidirectional": True, "skip": True, "edge_codes": True, "end_functions": "separate"},
+    "abs": {"bidirectional": True, "sign": "abs", "norm": "none"},
+}
+
+
+def editor(spec: WeightSpec | SpecFamily, option: str) -> ScaleGMN:
+    return build(spec, **FIELDS[option], width=6, layers=2, equivariant=True, field_scale=0.5)
+
+
+@pytest.mark.parametrize("option", FIELDS)
+@pytest.mark.parametrize("name", SPECS)
+def test_fields_have_the_factors_of_the_parameters(name: str, option: str) -> None:
+    """g⁻¹ · field(g · w) = field(w): compared where all entries have one size, whatever the factors."""
+    spec = SPECS[name]
+    encoder, batch = editor(spec, option), networks(spec)
+    encoder.fit_statistics(batch)
+    before = encoder(batch)
+    assert before.shape == (5, spec.numel, 3) and (before.abs().amax(0) > 1e-8).all(), "every parameter is edited"
+    for symmetry in [s for s in SYMMETRIES if spec.labels_with(s)]:
+        for scale in ((0.1, 10.0), STRESS)[: 2 if symmetry == "scaling" else 1]:
+            element = draw(spec, len(batch), symmetries=(symmetry,), scale=scale, dtype=torch.float64)
+            after = encoder(act(element, batch))
+            back = act(inverse(element), batch.with_values(after), shift=False).values
+            assert difference(back, before) < TOLERANCE, (symmetry, scale)
+
+
+@pytest.mark.parametrize(("name", "illegal"), ILLEGAL)
+@pytest.mark.parametrize("option", FIELDS)
+def test_fields_do_not_follow_actions_that_change_the_function(name: str, illegal: str, option: str) -> None:
+    batch = networks(SPECS[name])
+    element = draw(SPECS["linear"], 5, symmetries=(illegal,), scale=(0.5, 2.0), dtype=torch.float64)
+    encoder = editor(SPECS[name], option)
+    back = act(inverse(element), batch.with_values(encoder(act(element, batch)))).values
+    assert difference(back, encoder(batch)) > 1e-4
+
+
+@pytest.mark.parametrize("option", FIELDS)
+def test_fields_of_a_family_follow_each_networks_own_group(option: str) -> None:
+    encoder, batch = editor(WILD, option), wild()
+    encoder.fit_statistics(batch)
+    before = encoder(batch)
+    assert before.shape == (len(batch.values), 3)
+    for symmetry in ("permutation", "scaling", "sign"):
+        element = draw_mixed(batch, symmetries=(symmetry,), scale=(0.1, 10.0))
+        expected = act_mixed(element, batch.with_values(before)).values
+        assert difference(encoder(act_mixed(element, batch)), expected) < TOLERANCE, symmetry
+    for positions, part in batch.split():
+        rows = torch.cat([torch.arange(*batch.offsets[p : p + 2]) for p in positions])
+        assert difference(encoder(part).flatten(0, 1), before[rows]) < TOLERANCE
+    assert encoder(batch.select(torch.arange(0))).shape == (0, 3)
+
+
+def test_weights_that_are_zero_are_edited_too() -> None:
+    spec = SPECS["relu"]
+    batch, weight = networks(spec), torch.from_numpy(spec.tensor["seq.2.weight"].index().ravel())
+    values = batch.values.clone()
+    values[:, weight] = 0
+    assert (editor(spec, "both_ways")(batch.with_values(values))[:, weight].abs() > 1e-8).all()
+
+
 # -- phases -----------------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +349,8 @@ def test_refuses_what_it_cannot_take() -> None:
         build(SPECS["skips"], form="blocks")
     with pytest.raises(UnsupportedSpecError, match=r"mixed zoo"):
         build(WILD, form="blocks")
+    with pytest.raises(UnsupportedSpecError, match=r"fields on edge lists: set form=edges"):
+        build(SPECS["relu"], form="blocks", equivariant=True)
     with pytest.raises(UnsupportedSpecError, match=r"do not scale like a bias .* encoder=canonical"):
         build(squared)
     with pytest.raises(ValueError, match="one channel"):

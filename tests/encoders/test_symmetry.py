@@ -113,6 +113,13 @@ CASES += [
     Case("scale_gmn", lambda s: SMALL_GMN(s, 10), INR, EVERY, scale=0.1),
     Case("scale_gmn_b", lambda s: SMALL_GMN(s, 10, bidirectional=True), RELU, ("permutation", "scaling")),
     Case("scale_gmn_b_sine", lambda s: SMALL_GMN(s, 10, bidirectional=True, readout="full"), INR, EVERY, scale=0.1),
+    Case(
+        "scale_gmn_field",
+        lambda s: SMALL_GMN(s, 3, bidirectional=True, equivariant=True, field_scale=0.5),
+        RELU,
+        ("permutation", "scaling"),
+    ),
+    Case("scale_gmn_field_sine", lambda s: SMALL_GMN(s, 3, equivariant=True, field_scale=0.5), INR, EVERY, scale=0.1),
     Case("scale_gmn_edges", lambda s: SMALL_GMN(s, 10, form="edges"), RELU, ("permutation", "scaling")),
 ]
 CASES += [
@@ -149,7 +156,7 @@ def test_symmetry_elements_pass_unnoticed(case: Case, symmetry: str) -> None:
     assert change(moved.values, batch.values) > 0.1, "the element moves nothing: the test would prove nothing"
     expected = encoder(batch)
     if encoder.equivariant:
-        expected = act(element, batch.with_values(expected)).values
+        expected = act(element, batch.with_values(expected), shift=False).values
     assert change(encoder(moved), expected) < TOLERANCE
 
 

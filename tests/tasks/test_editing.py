@@ -24,6 +24,7 @@ from wsl.encoders.base import Encoder, UnsupportedSpecError
 from wsl.encoders.monomial import Monomial
 from wsl.encoders.ng_gnn import NGGNN
 from wsl.encoders.ng_transformer import NGTransformer
+from wsl.encoders.scale_gmn import ScaleGMN
 from wsl.encoders.unf import UNF
 from wsl.results import table
 from wsl.spec import WeightSpec, mlp_spec
@@ -45,6 +46,7 @@ EDITORS: dict[str, Callable[..., Encoder]] = {
     ),
     "unf": lambda spec, k=1: UNF(spec, k, channels=16, **SMALL),
     "monomial": lambda spec, k=1: Monomial(spec, k, channels=(16, 16), **SMALL),
+    "scale_gmn": lambda spec, k=1: ScaleGMN(spec, k, width=16, layers=3, bidirectional=True, skip=True, **SMALL),
 }  # fmt: skip
 
 
@@ -128,7 +130,9 @@ def test_capacity_expansion_averages_the_images_of_k_networks(small_zoo: Path) -
     torch.testing.assert_close(task.output(batch), torch.stack(each).mean(0))
 
 
-@pytest.mark.parametrize(("name", "symmetry"), [*((n, "permutation") for n in EDITORS), ("monomial", "sign")])
+@pytest.mark.parametrize(
+    ("name", "symmetry"), [*((n, "permutation") for n in EDITORS), *((n, "sign") for n in ("monomial", "scale_gmn"))]
+)
 def test_edited_networks_show_the_same_whatever_the_order_of_neurons(small_zoo: Path, name: str, symmetry: str) -> None:
     batch = some(small_zoo)
     batch = WeightBatch(batch.spec, batch.values.double() * 0.2, batch.target, batch.row_ids)
@@ -256,7 +260,7 @@ def test_an_editor_behind_invariants_is_refused(small_zoo: Path) -> None:
         build.encoder(run, build.data(run))
 
 
-@pytest.mark.parametrize("name", ["unf", "nfn_hnp", "monomial", "nft"])
+@pytest.mark.parametrize("name", ["unf", "nfn_hnp", "monomial", "nft", "scale_gmn_editor_small"])
 def test_other_encoders_edit_too(small_zoo: Path, tmp_path: Path, name: str) -> None:
     options = [f"encoder={name}", "encoder.equivariant=true", "encoder.field_scale=0.01", "trainer=debug"]
     small = ["encoder.channels=8", "encoder.blocks=1"] if name == "nft" else []

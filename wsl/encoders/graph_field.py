@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsl.graphs.edge_list import EdgeList
 from wsl.graphs.frame import GraphFrame
-from wsl.graphs.tables import edge_classes, node_classes
+from wsl.nn.graph_scales import GraphScales
 from wsl.nn.mlp import mlp
 
 
-class GraphField(nn.Module):
+class GraphField(GraphScales):
     r"""What an editor changes: a value for each bias from its own node, for each weight from its own edge.
 
     .. math:: Δb_i = α\, \mathrm{MLP}(x_i), \qquad Δw_{ij} = β\, \mathrm{MLP}([e_{ij}, x_j, x_i])
 
     for the edge from j to i, with one learned scale for each kind of value and depth. Kernels take one result per cell.
-    Every value is read at the place where the graph holds it, so the field moves with the neurons; the published code
-    reads the biases of NG-GNN as many nodes too early as there are inputs.
+    The published code reads the biases of NG-GNN as many nodes too early as there are inputs.
 
     Source: Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of Neural Networks", section
     4.2; the states of both ends of an edge are read as well here.
@@ -33,25 +32,14 @@ class GraphField(nn.Module):
     """
 
     def __init__(self, frame: GraphFrame, node_width: int, edge_width: int, out_features: int, scale: float) -> None:
-        super().__init__()
+        super().__init__(frame, scale)
         self.out_features = out_features
         self.nodes = mlp((node_width, node_width, len(frame.slots) * out_features)) if frame.slots else None
         self.edges = mlp((edge_width + 2 * node_width, node_width, frame.width * out_features))
-        self.node_scale = nn.Parameter(torch.full((node_classes(frame),), scale)) if frame.slots else None
-        self.edge_scale = nn.Parameter(torch.full((edge_classes(frame),), scale))
 
     def forward(self, graph: EdgeList, x: Tensor, e: Tensor) -> Tensor:
         ends = x.index_select(0, graph.source), x.index_select(0, graph.target)
         on_edges = self.edges(torch.cat([e, *ends], dim=-1)).unflatten(1, (-1, self.out_features))
-        on_edges = on_edges * self._scales(graph, self.edge_scale, on_edges, edges=True)
         if self.nodes is None:
-            return graph.rows(on_edges.new_zeros(graph.num_nodes, 0, self.out_features), on_edges)
-        on_nodes = self.nodes(x).unflatten(1, (-1, self.out_features))
-        return graph.rows(on_nodes * self._scales(graph, self.node_scale, on_nodes, edges=False), on_edges)
-
-    def _scales(self, graph: EdgeList, scale: Tensor | None, values: Tensor, edges: bool) -> Tensor:
-        """The scale of each value, ``[ΣE, F, 1]`` or ``[ΣN, V, 1]``; zero where there is none."""
-        assert scale is not None
-        cells = graph.edge_cells if edges else graph.node_cells
-        of_cells = scale.index_select(0, cells.classes).unsqueeze(-1)
-        return cells.spread(of_cells, values.shape[0] * values.shape[1]).view(*values.shape[:2], 1)
+            return self.rows(graph, on_edges.new_zeros(graph.num_nodes, 0, self.out_features), on_edges)
+        return self.rows(graph, self.nodes(x).unflatten(1, (-1, self.out_features)), on_edges)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from wsl.batch import MixedWeightBatch, WeightBatch
@@ -12,7 +13,8 @@ from wsl.encoders.graph_embedding import graph_frame
 from wsl.graphs.edge_list import as_mixed
 from wsl.graphs.frame import GraphFrame
 from wsl.graphs.network import GraphError, GraphOptions
-from wsl.nn.phases import fold_phases
+from wsl.nn.phases import folded_with_signs
+from wsl.nn.scale_gmn.field import ScaleField
 from wsl.nn.scale_gmn.front import DenseFront, Embedding, ListFront, States
 from wsl.nn.scale_gmn.graph import NotDenseError
 from wsl.nn.scale_gmn.kinds import kind_table
@@ -20,19 +22,19 @@ from wsl.nn.scale_gmn.layer import ScaleGMNLayer
 from wsl.nn.scale_gmn.reach import reaches
 from wsl.nn.scale_gmn.readout import EndsReadout, FullReadout, Readout
 from wsl.nn.standardize import Standardize
-from wsl.ranges import PositiveInt, Rate
+from wsl.ranges import PositiveFloat, PositiveInt, Rate
 from wsl.spec import WeightSpec
 from wsl.spec.family import SpecFamily, specs_of
 
 
 class ScaleGMN(Encoder):
-    """Embeds networks by their neural graph: neurons are nodes, weights (or kernels) edges, biases node values.
+    """Reads networks by their neural graph: neurons are nodes, weights (or kernels) edges, biases node values.
 
     Every state has the factor of what it stands for: d_i at neuron i, d_i / d_j on the edge from j to i. Layers join
     states by products of linear maps and functions of canonical forms (:mod:`wsl.nn.scale_gmn`), so that factors pass
-    through, and the readout forgets them. Which factors a neuron may have follows from its own activation: positive
-    ones (ReLU), signs (tanh, sine), both (identity), none; layers of one network and networks of one zoo may differ.
-    Sine biases are first folded into half a period (:mod:`wsl.nn.phases`).
+    through. The readout forgets them; a field keeps them (:mod:`wsl.nn.scale_gmn.field`). Which factors a neuron may
+    have follows from its own activation: positive ones (ReLU), signs (tanh, sine), both (identity), none; layers of one
+    network and networks of one zoo may differ. Sine biases are first folded into half a period (:mod:`wsl.nn.phases`).
 
     ``bidirectional=False`` is ScaleGMN, ``True`` ScaleGMN-B. Against the network an edge has the factor d_j / d_i, so
     its first state there is made of the reciprocal weight; with signs alone, d = 1/d, both directions share one state.
@@ -60,12 +62,16 @@ class ScaleGMN(Encoder):
         normalize: divide each tensor by its root mean square over the training data (see :meth:`fit_statistics`).
         form: "blocks" (one architecture whose connections are all matrices) or "edges"; "auto" takes blocks if it can.
         flatten: see :class:`~wsl.graphs.network.GraphOptions`.
+        equivariant: return a field over the parameters, ``out_features`` values for each, which transforms like
+            differences of weights; always on an edge list. Set ``bidirectional``, for neurons to hear of the outputs.
+        field_scale: start of the learned scales of the field.
 
-    Shapes: batch of ``[B, P, 1]`` or a mixed one → ``[B, out_features]``.
+    Shapes: batch of ``[B, P, 1]`` or a mixed one → ``[B, out_features]``; equivariant, ``[B, P, out_features]`` or
+    ``[ΣP, out_features]``.
 
     Raises:
         UnsupportedSpecError: if a spec has no neural graph, one whose values do not have the factors of their places,
-            no blocks though they are asked for, or no output neurons that can be told apart.
+            no blocks though they are asked for (as they are not for fields), or no output neurons to be read.
     """
 
     symmetries: ClassVar[frozenset[str]] = frozenset({"permutation", "scaling", "sign", "phase"})
@@ -91,18 +97,22 @@ class ScaleGMN(Encoder):
         normalize: bool = True,
         form: Literal["auto", "blocks", "edges"] = "auto",
         flatten: Literal["kernel", "repeat", "layer"] = "kernel",
+        equivariant: bool = False,
+        field_scale: PositiveFloat = 0.01,
     ) -> None:
         super().__init__(spec, out_features)
         held = {s for one in specs_of(spec) for label in one.labels for s in label.symmetries}
         self.folds = fold_phases and "phase" in held
         if not fold_phases:
             self.symmetries = self.symmetries - {"phase"}  # type: ignore[misc]  # of this one
-        self.bidirectional = bidirectional
+        self.bidirectional, self.equivariant = bidirectional, equivariant
         self.own_back = bidirectional and "scaling" in held
         frame = graph_frame(spec, GraphOptions(flatten), "ScaleGMN")
-        if not frame.outputs:
+        if not frame.outputs and not equivariant:
             raise UnsupportedSpecError("ScaleGMN reads output neurons, and this spec has none that can be told apart")
-        self.front = front(spec, frame, form)
+        if equivariant and form == "blocks":
+            raise UnsupportedSpecError("ScaleGMN returns fields on edge lists: set form=edges or form=auto")
+        self.front = front(spec, frame, "edges" if equivariant else form)
         self.normalize = Standardize(spec, center=False) if normalize else None
         self.embed = Embedding(frame, width, edge_codes)
         symmetrised, layer_norm = sign == "symmetrised" and "sign" in held, norm == "layer"
@@ -114,8 +124,10 @@ class ScaleGMN(Encoder):
             for n in range(layers)
         )  # fmt: skip
         self.dropout = nn.Dropout(dropout)
-        self.readout: EndsReadout | FullReadout
-        if readout == "outputs":
+        self.readout: EndsReadout | FullReadout | ScaleField
+        if equivariant:
+            self.readout = ScaleField(frame, width, out_features, layer_norm, symmetrised, field_scale)
+        elif readout == "outputs":
             self.readout = EndsReadout(frame, width, out_features, layer_norm, bidirectional)
         else:
             self.readout = FullReadout(frame, width, out_features, layer_norm, symmetrised)
@@ -123,24 +135,30 @@ class ScaleGMN(Encoder):
     def fit_statistics(self, batch: WeightBatch | MixedWeightBatch) -> None:
         """Set the scale of each parameter tensor from training data."""
         if self.normalize is not None:
-            self.normalize.fit(self._folded(batch))
+            self.normalize.fit(self._folded(batch)[0])
 
     def forward(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
         if isinstance(self.spec, WeightSpec):
             self.check_spec(batch)
         if not len(batch):
-            return batch.values.new_zeros(0, self.out_features)
-        graph, x, edges, back = self._first(self._folded(batch))
+            shape = batch.values.shape[:-1] if self.equivariant else (0,)
+            return batch.values.new_zeros(*shape, self.out_features)
+        folded, signs = self._folded(batch)
+        graph, x, edges, back = self._first(folded)
         reach = reaches(graph, len(self.layers), self.readout.roles, self.bidirectional, self.own_back)
         for number, layer in enumerate(self.layers):
             x, edges, back = layer(self.dropout(x) if number else x, edges, back, graph, reach[number])
-        return self.readout(x, graph)
+        if not isinstance(self.readout, ScaleField):
+            return self.readout(x, graph)
+        field = self.readout(graph, x, edges) * signs
+        return field if isinstance(batch, MixedWeightBatch) else field.unflatten(0, (len(batch), -1))
 
-    def _folded(self, batch: WeightBatch | MixedWeightBatch) -> MixedWeightBatch:
+    def _folded(self, batch: WeightBatch | MixedWeightBatch) -> tuple[MixedWeightBatch, Tensor]:
+        """The networks with folded biases, and the signs of weights before by after."""
         if batch.values.shape[-1] != 1:
             raise ValueError(f"ScaleGMN reads one channel, this batch has {batch.values.shape[-1]}")
         mixed = as_mixed(batch)
-        return fold_phases(mixed) if self.folds else mixed
+        return folded_with_signs(mixed) if self.folds else (mixed, torch.ones_like(mixed.values))
 
     def _first(self, batch: MixedWeightBatch) -> States:
         values = batch.values if self.normalize is None else self.normalize.flat(batch)

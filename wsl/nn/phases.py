@@ -21,10 +21,18 @@ from wsl.symmetry import phase_biases
 
 def fold_phases(batch: MixedWeightBatch) -> MixedWeightBatch:
     """The same functions, with folded biases; k is a constant to autograd. C = 1."""
+    return folded_with_signs(batch)[0]
+
+
+def folded_with_signs(batch: MixedWeightBatch) -> tuple[MixedWeightBatch, Tensor]:
+    """:func:`fold_phases`, and the signs ``[ΣP, 1]`` that values took: (−1)^k of weights that leave a sine, else 1.
+
+    A field over the folded parameters times these signs is one over the parameters as they were.
+    """
     shifts, owner, _ = batch.tables(shift_table)
     flips, flipping, _ = batch.tables(flip_table)
     if not len(shifts):
-        return batch
+        return batch, torch.ones_like(batch.values)
     flat = batch.values.detach().squeeze(-1)
     start = batch.offsets[owner]
     half = shifts[:, 2].to(flat)
@@ -33,8 +41,8 @@ def fold_phases(batch: MixedWeightBatch) -> MixedWeightBatch:
     of_decider = torch.zeros_like(flat).index_copy(0, shifts[:, 1].long() + start, turns)
     start = batch.offsets[flipping]
     odd = torch.zeros_like(flat).index_add(0, flips[:, 0] + start, of_decider[flips[:, 1] + start])
-    values = batch.values * (1 - 2 * odd.remainder(2)).unsqueeze(-1)
-    return batch.with_values(values + total.unsqueeze(-1))
+    signs = (1 - 2 * odd.remainder(2)).unsqueeze(-1)
+    return batch.with_values(batch.values * signs + total.unsqueeze(-1)), signs
 
 
 def _deciders(spec: WeightSpec) -> dict[str, np.ndarray]:

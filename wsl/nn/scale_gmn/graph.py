@@ -194,6 +194,11 @@ class ListGraph:
     def join(self, sets: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(sets)).index_select(0, self._place)
 
+    def join_edges(self, parts: Sequence[Tensor]) -> Tensor:
+        """States of all edges ``[ΣE, C]``, in the order of the list, from those of each part."""
+        order = torch.cat([part.edges for part in self.parts])
+        return torch.cat(list(parts)).index_select(0, order.argsort())
+
     def collect(self, edges: Mapping[int, Tensor], end: End, like: Tensor) -> Tensor:
         if not edges:
             return torch.zeros_like(like)
