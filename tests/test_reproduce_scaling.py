@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.reproductions import scaling
+from wsl.command_line import with_overrides
 from wsl.run_folder import RunFolderError
 
 TAU = {"monomial": [[0.5, 0.5, 0.5, 0.5, 0.5]], "statnn": [[0.6, 0.5, 0.4, 0.3, 0.2], [0.8, 0.5, 0.4, 0.3, 0.2]]}
@@ -19,7 +20,9 @@ def arguments(zoo: Path, folder: Path, encoder: str) -> argparse.Namespace:
     scaling.add_arguments(parser)
     small = ["trainer.max_epochs=2", "trainer.progress=none", f"data.path={zoo}", "data.build=''"]
     out = ["--folder", str(folder / "runs"), "--json", str(folder / "tau.json")]
-    return parser.parse_args([*small, "--encoders", encoder, *out])
+    args = with_overrides(parser, ["--encoders", encoder, *small[:2], *out, "--seeds", "0", *small[2:]])
+    assert args.overrides == small and args.encoders == [encoder] and args.seeds == [0]
+    return args
 
 
 @pytest.mark.parametrize(("encoder", "flat"), [("monomial", True), ("statnn", False)])
