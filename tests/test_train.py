@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,10 +16,10 @@ import train
 from wsl import build, report, run_config, run_folder
 from wsl.batch import WeightBatch
 from wsl.callbacks.finite import NonFiniteError
-from wsl.checkpoint import AtomicCheckpointIO, CheckpointError, previous_generation, read_checkpoint
+from wsl.checkpoint import CheckpointError, read_checkpoint
 from wsl.config import ConfigError
 from wsl.results import Result
-from wsl.run_folder import RunFolderError, create, owned
+from wsl.run_folder import RunFolderError
 from wsl.zoo import Zoo
 
 ROOT = Path(__file__).parents[1]
@@ -273,143 +270,3 @@ def test_every_experiment_composes_and_runs_two_steps(
 def test_experiments_compare_and_are_documented() -> None:
     for name in experiments():
         assert (CONF / "experiment" / f"{name}.yaml").read_text().startswith("# @package _global_\n# "), name
-
-
-def test_killed_after_a_checkpoint_a_run_ends_as_if_it_had_not_been(small_zoo: Path, tmp_path: Path) -> None:
-    fixed = [
-        f"data.path={small_zoo}",
-        "data.build=''",
-        "data.batch_size=8",
-        "compare=[]",
-        "encoder=statnn",
-        "logger=csv",
-    ]
-    fixed += ["encoder.dropout=0.3", "trainer.max_epochs=40"]
-    whole = command(*fixed, f"run_root={tmp_path / 'whole'}", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    arguments = [sys.executable, str(ROOT / "train.py"), *fixed, f"run_root={tmp_path / 'part'}"]
-    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("part/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    (folder,) = (tmp_path / "part").iterdir()
-    assert not (folder / "result.json").exists(), "killed too late to show anything"
-    resumed = command(f"resume={folder}", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    (other,) = (tmp_path / "whole").iterdir()
-    a, b = weights(folder), weights(other)
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    assert Result.read(folder).test == Result.read(other).test
-    assert (folder / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
-
-
-# -- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-def test_checkpoints_keep_a_generation_and_fall_back(tmp_path: Path) -> None:
-    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
-    for step in (1, 2):
-        io.save_checkpoint({"global_step": step, "w": torch.ones(3)}, path)
-    assert read_checkpoint(path)["global_step"] == 2
-    assert read_checkpoint(previous_generation(path))["global_step"] == 1
-    for damage in (b"", path.read_bytes()[:100]):
-        path.write_bytes(damage)
-        with pytest.warns(UserWarning, match="previous"):
-            assert io.load_checkpoint(path)["global_step"] == 1
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
-
-
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
-    io.save_checkpoint({"global_step": 1}, path)
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(CheckpointError, match=r"last\.ckpt.*No space left"):
-        io.save_checkpoint({"global_step": 2}, path)
-    assert read_checkpoint(path)["global_step"] == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
-
-
-def test_pickles_with_code_are_refused_and_not_run(tmp_path: Path) -> None:
-    class Payload:
-        def __reduce__(self) -> tuple[object, ...]:
-            return os.mkdir, (str(tmp_path / "owned"),)
-
-    torch.save({"state_dict": Payload()}, tmp_path / "evil.ckpt")
-    with pytest.raises(CheckpointError, match=r"evil\.ckpt.*safe loader"):
-        read_checkpoint(tmp_path / "evil.ckpt")
-    assert not (tmp_path / "owned").exists()
-
-
-# -- run folders ------------------------------------------------------------------------------------------------------
-
-
-def test_run_folders_of_one_second_do_not_meet(tmp_path: Path) -> None:
-    made = [create(tmp_path / "runs", "x") for _ in range(5)]
-    assert len(set(made)) == 5 and all(f.is_dir() for f in made)
-
-
-def test_an_unusable_run_root_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match="file"):
-        create(tmp_path / "file", "x")
-
-
-def test_a_folder_has_one_owner(tmp_path: Path) -> None:
-    with owned(tmp_path), pytest.raises(RunFolderError, match=str(os.getpid())), owned(tmp_path):
-        pass
-    with owned(tmp_path):
-        pass
-
-
-def test_a_failed_start_leaves_no_empty_folder(tmp_path: Path) -> None:
-    folder = create(tmp_path, "x")
-    with pytest.raises(ValueError), owned(folder):
-        raise ValueError
-    assert not folder.exists()
-
-
-# -- the command ------------------------------------------------------------------------------------------------------
-
-
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments], cwd=cwd, capture_output=True, text=True, timeout=250,
-        check=False,
-    )  # fmt: skip
-
-
-def test_help_lists_groups_and_examples(tmp_path: Path) -> None:
-    done = command("--help", cwd=tmp_path)
-    assert done.returncode == 0
-    for words in ("encoder:", "ng_gnn", "statnn", "python train.py --multirun", "trainer:", "max_epochs"):
-        assert words in done.stdout
-
-
-def test_multirun_makes_one_folder_per_job_and_errors_are_plain(small_zoo: Path, tmp_path: Path) -> None:
-    fixed = [f"data.path={small_zoo}", "data.build=''", "compare=[]", "trainer=debug", "logger=csv"]
-    done = command("--multirun", "encoder=statnn,mlp", *fixed, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = sorted((tmp_path / "runs").glob("sweep_*/*/result.json"))
-    assert [json.loads(f.read_text())["encoder"] for f in found] == ["statnn", "mlp"]
-
-    done = command("encoder=statnn", *fixed, "trainer.max_epochs=0", cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.strip() == "error: trainer.max_epochs=0: should be greater than 0"
-
-
-def test_resume_from_the_command_line(small_zoo: Path, tmp_path: Path) -> None:
-    fixed = [f"data.path={small_zoo}", "data.build=''", "compare=[]", "encoder=statnn", "logger=csv"]
-    done = command(*fixed, "scheduler=constant", "trainer.max_epochs=1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "runs").iterdir()
-    done = command(f"resume={folder}", "trainer.max_epochs=3", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert Result.read(folder).epochs == 3
-    done = command(f"resume={folder}", "optimizer.lr=0.3", cwd=tmp_path)
-    assert done.returncode == 1 and "optimizer.lr" in done.stderr and "0.3" in done.stderr

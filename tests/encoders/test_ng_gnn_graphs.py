@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from graph_networks import ACTIVATIONS, CNNS, SINE, built, change, family, mixed
 from graph_specs import random_batch, spec_named
-from torch import Tensor, nn
+from torch import nn
 
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import UnsupportedSpecError
@@ -19,39 +19,10 @@ from wsl.execute import activations_of
 from wsl.graphs.edge_list import edge_list
 from wsl.graphs.network.attention import tied_attention
 from wsl.mixed_symmetry import act_mixed, draw_mixed
-from wsl.spec import WeightSpec, mlp_spec
+from wsl.spec import mlp_spec
 from wsl.spec.family import SpecFamily
 from wsl.symmetry import GroupElement, act, draw
 from wsl.zoo.build.wild_cnn import WildCNN
-
-CNNS = (
-    WildCNN(3, (4, 6), (3, 5), ("relu", "tanh"), (-1, -1), 5),
-    WildCNN(3, (4, 8, 4), (3, 3, 3), ("gelu", "relu", "tanh"), (-1, -1, 0), 5),
-    WildCNN(3, (6, 4, 4, 6), (5, 3, 1, 3), ("relu", "identity", "sigmoid", "relu"), (-1, -1, 0, 0), 5),
-)
-ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "identity")
-SINE = mlp_spec([2, 5, 4, 3], "sine", {"omega": 3.0}, output_offset=0.5)
-
-
-@cache
-def family() -> SpecFamily:
-    return SpecFamily(tuple(cnn.spec() for cnn in CNNS))
-
-
-def mixed(size: int = 2, specs: tuple[WeightSpec, ...] | None = None) -> MixedWeightBatch:
-    parts = [random_batch(spec, size, seed) for seed, spec in enumerate(family() if specs is None else specs)]
-    return MixedWeightBatch.collate(parts).select(torch.arange(size * len(parts)).roll(3))
-
-
-def built(spec: WeightSpec | SpecFamily, **options: Any) -> NGGNN:
-    torch.manual_seed(1)
-    return NGGNN(spec, 4, **{"width": 8, "layers": 3, "probes": 0, "fourier_std": 0.5} | options).double().eval()
-
-
-def change(after: Tensor, before: Tensor) -> float:
-    after, before = after.detach(), before.detach()
-    return float((after - before).abs().max() / (before - before.mean(0)).abs().max())
-
 
 # -- the two forms ---------------------------------------------------------------------------------------------------
 
@@ -322,53 +293,3 @@ def test_a_spec_without_output_neurons_needs_another_readout() -> None:
     with pytest.raises(UnsupportedSpecError, match="another readout"):
         built(open_end)
     assert built(open_end, readout="mean")(random_batch(open_end)).shape == (3, 4)
-
-
-# -- fields over the parameters --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options", [{"probes": 3, "probe_size": 6}, {"reverse_edges": False, "linear_layers": "own"}])
-def test_fields_of_mixed_networks_move_with_their_neurons(options: dict[str, Any]) -> None:
-    """Weights and biases alike: the published code reads the biases from other nodes, and fails here."""
-    encoder, batch = built(family(), equivariant=True, field_scale=1.0, **options), mixed()
-    encoder.fit_statistics(batch)
-    element = draw_mixed(batch)
-    field = encoder(batch)
-    assert field.shape == (len(batch.values), 4)
-    expected = act_mixed(element, batch.with_values(field)).values
-    assert change(expected, field) > 1e-2, "the element moves nothing"
-    assert change(encoder(act_mixed(element, batch)), expected) < 1e-10
-    biases = edge_list(batch, encoder.front.frame).node_cells.positions
-    assert change(field[biases].roll(3, 0), field[biases]) > 1e-2, "the biases' part would pass shifted too"
-
-
-@pytest.mark.parametrize("name", ["mlp", "gpt", "lstm", "resnet_a"])
-def test_fields_of_traced_networks_move_with_their_neurons(name: str) -> None:
-    spec = spec_named(name)
-    encoder, batch = built(spec, equivariant=True, field_scale=1.0), random_batch(spec)
-    element = draw(spec, len(batch), dtype=torch.float64)
-    field = encoder(batch)
-    expected = act(element, batch.with_values(field)).values
-    assert field.shape == (3, spec.numel, 4)
-    assert change(expected, field) > 1e-2
-    assert change(encoder(act(element, batch)), expected) < 1e-10
-
-
-def test_gradient_of_a_field_reaches_every_parameter() -> None:
-    encoder = built(family(), equivariant=True, probes=3, probe_size=6).train()
-    encoder(mixed()).square().sum().backward()
-    for name, parameter in encoder.named_parameters():
-        assert parameter.grad is not None, name
-        if not name.endswith("_scale"):  # a class of which no network has values has a scale all the same
-            assert parameter.grad.abs().sum() > 0, name
-
-
-def test_a_field_starts_small_and_is_no_matter_of_blocks() -> None:
-    batch = mixed()
-    assert encoder_size(batch, 0.01) == pytest.approx(encoder_size(batch, 1.0) / 100, rel=1e-6)
-    with pytest.raises(UnsupportedSpecError, match="edge lists"):
-        built(SINE, equivariant=True, form="blocks")
-
-
-def encoder_size(batch: MixedWeightBatch, scale: float) -> float:
-    return float(built(family(), equivariant=True, field_scale=scale)(batch).detach().abs().max())

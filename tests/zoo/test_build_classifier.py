@@ -1,9 +1,7 @@
-"""Building zoos of small classifiers: the training kernels against plain PyTorch, what is drawn, and the files."""
+"""Building zoos of small classifiers: what is drawn, and the files."""
 
 from __future__ import annotations
 
-import dataclasses
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from torch import nn
+from small_classifiers import DIGITS, MODULES, ODD, images, plain_network, trainings
 
 from wsl.batch import WeightBatch
 from wsl.config import ConfigError, validated
@@ -22,190 +19,11 @@ from wsl.execute import execute
 from wsl.zoo import Zoo, ZooError
 from wsl.zoo.build import classifier_fit, classifier_native
 from wsl.zoo.build.classifier import classifier_job, labelled_images, spec_of, training_of
-from wsl.zoo.build.classifier_fit import Architecture, Kernel, LabelledImages, Training, train
 from wsl.zoo.build.classifier_recipe import CNNRecipe, MLPRecipe, draw, generator, initial_row
-from wsl.zoo.build.classifier_torch import _Networks
 from wsl.zoo.build.kinds import KINDS, build_zoo
 from wsl.zoo.verify import verify_zoo
 
 ROOT = Path(__file__).parents[2]
-DIGITS = Architecture(8, 8, (1, 16, 16, 16, 10))
-ODD = Architecture(9, 7, (3, 5, 20, 4), kernel=2, stride=2)
-MLP = Architecture(1, 1, (13, 24, 9, 5), kernel=1)
-ARCHITECTURES = pytest.mark.parametrize("architecture", [DIGITS, ODD, MLP], ids=["digits", "odd", "mlp"])
-MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
-
-
-@pytest.fixture(params=["native", "torch"])
-def kernel(request: pytest.FixtureRequest) -> Kernel:
-    if request.param == "native" and not classifier_native.available():
-        pytest.skip("no C compiler")
-    return request.param
-
-
-# -- training ---------------------------------------------------------------------------------------------------------
-
-
-def images(architecture: Architecture, count: int, dtype: type, seed: int = 0) -> LabelledImages:
-    random = np.random.default_rng(seed)
-    shape = (count, architecture.height, architecture.width, architecture.channels[0])
-    labels = random.integers(0, architecture.channels[-1], count).astype(np.int32)
-    return LabelledImages(random.normal(size=shape).astype(dtype), labels)
-
-
-def trainings(architecture: Architecture, dtype: type, dropout: float = 0.0, epochs: int = 3) -> list[Training]:
-    """One for each activation and optimiser; three to five steps of six of 30 of 40 images in an epoch."""
-    found = []
-    for number, activation in enumerate(MODULES):
-        for optimizer, rate in (("sgd", 0.1), ("adam", 1e-2), ("rmsprop", 1e-2)):
-            random = np.random.default_rng([number, len(optimizer)])
-            used = random.permutation(40)[:30].astype(np.int32)
-            order = used[random.integers(0, 30, (epochs, 3 + number, 6))]
-            start = (random.normal(size=architecture.numel) * 0.3).astype(dtype)
-            found.append(
-                Training(start, order, used, activation, optimizer, rate, 1e-3, dropout, key=77 * len(found) + 1)  # type: ignore[arg-type]
-            )
-    return found
-
-
-def plain_network(architecture: Architecture, activation: str, row: np.ndarray) -> nn.Sequential:
-    """The network as one would write it."""
-    layers: list[nn.Module] = []
-    *convolutions, last, classes = architecture.channels
-    for n_in, n_out in pairwise([*convolutions, last]):
-        layers += [nn.Conv2d(n_in, n_out, architecture.kernel, architecture.stride), MODULES[activation]()]
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes))
-    network = network.to(torch.from_numpy(row).dtype)
-    nn.utils.vector_to_parameters(torch.from_numpy(row.copy()), network.parameters())
-    return network
-
-
-def plain_training(architecture: Architecture, training: Training, given: LabelledImages, epochs: int) -> np.ndarray:
-    """One network, by autograd and torch.optim."""
-    network = plain_network(architecture, training.activation, training.start)
-    x, y = torch.from_numpy(given.pixels).movedim(-1, 1), torch.from_numpy(given.labels).long()
-    optimizer: torch.optim.Optimizer
-    match training.optimizer:
-        case "sgd":
-            optimizer = torch.optim.SGD(network.parameters(), lr=training.learning_rate)
-        case "adam":
-            optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate, eps=1e-7)
-        case "rmsprop":
-            optimizer = torch.optim.RMSprop(network.parameters(), lr=training.learning_rate, alpha=0.9, eps=1e-7)
-    weights = [p for name, p in network.named_parameters() if name.endswith("weight")]
-    for batch in torch.from_numpy(training.order[:epochs]).flatten(0, 1).long():
-        optimizer.zero_grad()
-        penalty = sum((w.square().sum() for w in weights), torch.zeros(()))
-        (F.cross_entropy(network(x[batch]), y[batch]) + training.l2 * penalty).backward()
-        optimizer.step()
-    return nn.utils.parameters_to_vector(network.parameters()).detach().numpy()
-
-
-@ARCHITECTURES
-def test_training_together_equals_plain_pytorch_alone(kernel: Kernel, architecture: Architecture) -> None:
-    given, test = images(architecture, 40, np.float64), images(architecture, 15, np.float64, 1)
-    each = trainings(architecture, np.float64)
-    found = train(architecture, each, given, test, (0, 1, 3), kernel)
-    for training, trained in zip(each, found, strict=True):
-        np.testing.assert_array_equal(trained.rows[0], training.start)
-        for place, epochs in ((1, 1), (2, 3)):
-            plain = plain_training(architecture, training, given, epochs)
-            assert np.abs(plain - training.start).max() > 1e-2  # it did move
-            np.testing.assert_allclose(trained.rows[place], plain, rtol=0, atol=1e-9)
-
-
-@ARCHITECTURES
-def test_measures_are_those_of_the_rows(kernel: Kernel, architecture: Architecture) -> None:
-    given, test = images(architecture, 40, np.float64), images(architecture, 15, np.float64, 1)
-    each = trainings(architecture, np.float64, dropout=0.4)
-    for training, trained in zip(each, train(architecture, each, given, test, (0, 2), kernel), strict=True):
-        for row, measured in zip(trained.rows, trained.measured, strict=True):
-            network = plain_network(architecture, training.activation, row)
-            expected = []
-            for part, index in ((given, training.used), (test, np.arange(15))):
-                logits = network(torch.from_numpy(part.pixels[index]).movedim(-1, 1)).detach()
-                label = torch.from_numpy(part.labels[index]).long()
-                expected += [(logits.argmax(1) == label).double().mean(), F.cross_entropy(logits, label)]
-            np.testing.assert_allclose(measured, expected, rtol=1e-10)
-
-
-@ARCHITECTURES
-def test_kernels_agree_with_dropout(architecture: Architecture) -> None:
-    if not classifier_native.available():
-        pytest.skip("no C compiler")
-    for dtype, tolerance in ((np.float64, 1e-9), (np.float32, 1e-3)):
-        given, test = images(architecture, 40, dtype), images(architecture, 15, dtype, 1)
-        with_dropout, without = trainings(architecture, dtype, 0.4), trainings(architecture, dtype)
-        native, slow = (train(architecture, with_dropout, given, test, (0, 3), k) for k in ("native", "torch"))
-        plain = train(architecture, without, given, test, (0, 3), "native")
-        for a, b, c in zip(native, slow, plain, strict=True):
-            np.testing.assert_allclose(a.rows, b.rows, rtol=0, atol=tolerance)
-            assert np.abs(a.rows[-1] - c.rows[-1]).max() > 3e-3
-
-
-def test_dropout_sets_its_share_to_zero_anew_in_every_step_layer_and_network() -> None:
-    some = trainings(DIGITS, np.float64)[:3]
-    each = [dataclasses.replace(t, dropout=share) for t, share in zip(some, (0.0, 0.25, 0.6), strict=True)]
-    networks = _Networks(DIGITS, each, "cpu")
-    h = torch.ones(200, 3, 16, 4, 4, dtype=torch.float64)
-    factors = networks._dropout(5, 1, h)
-    for b, share in enumerate((0.0, 0.25, 0.6)):
-        dropped = factors[:, b] == 0
-        assert dropped.double().mean().item() == pytest.approx(share, abs=0.01)
-        assert factors[:, b][~dropped].unique().numpy() == pytest.approx([1 / (1 - share)], rel=1e-6)
-    for other in (networks._dropout(6, 1, h), networks._dropout(5, 2, h)):
-        same = ((other[:, 2] == 0) & (factors[:, 2] == 0)).double().mean().item()
-        assert same == pytest.approx(0.36, abs=0.01)  # independent
-
-
-def test_compiled_kernel_gives_the_same_bits_in_any_company() -> None:
-    if not classifier_native.available():
-        pytest.skip("no C compiler")
-    given, test = images(DIGITS, 40, np.float32), images(DIGITS, 15, np.float32, 1)
-    each = trainings(DIGITS, np.float32, dropout=0.3)
-    together = train(DIGITS, each, given, test, (0, 1, 3), "native")
-    for number in (4, 0, 7):
-        (alone,) = train(DIGITS, [each[number]], given, test, (0, 1, 3), "native")
-        np.testing.assert_array_equal(alone.rows, together[number].rows)
-        np.testing.assert_array_equal(alone.measured, together[number].measured)
-
-
-def test_torch_kernel_trains_a_network_as_it_does_alone() -> None:
-    given, test = images(ODD, 40, np.float64), images(ODD, 15, np.float64, 1)
-    each = trainings(ODD, np.float64, dropout=0.3)
-    together = train(ODD, each, given, test, (0, 3), "torch")
-    for number in (4, 0, 7):  # of 4, 3 and 5 steps in an epoch
-        (alone,) = train(ODD, [each[number]], given, test, (0, 3), "torch")
-        np.testing.assert_allclose(alone.rows, together[number].rows, rtol=0, atol=1e-12)
-
-
-def test_a_network_that_diverges_is_nan_from_there_on() -> None:
-    if not classifier_native.available():
-        pytest.skip("no C compiler")
-    given, test = images(DIGITS, 40, np.float32), images(DIGITS, 15, np.float32, 1)
-    wild = dataclasses.replace(trainings(DIGITS, np.float32)[3], optimizer="sgd", learning_rate=1e30)
-    (found,) = train(DIGITS, [wild], given, test, (0, 1, 2, 3), "native")
-    assert np.isfinite(found.rows[0]).all() and np.isfinite(found.measured[0]).all()
-    assert not (np.isfinite(found.rows[1:]).all(1) & np.isfinite(found.measured[1:]).all(1)).any()
-    assert np.isnan(found.rows[3]).all() and np.isnan(found.measured[3]).all()
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    given, test = images(DIGITS, 40, np.float32), images(DIGITS, 15, np.float32)
-    (training, *_) = trainings(DIGITS, np.float32)
-    with pytest.raises(ValueError, match="fit Architecture"):
-        train(DIGITS, [dataclasses.replace(training, start=training.start[1:])], given, test, (0, 1))
-    with pytest.raises(ValueError, match="3 epochs of order"):
-        train(DIGITS, [training], given, test, (0, 4))
-    with pytest.raises(ValueError, match="must be positive"):
-        train(dataclasses.replace(DIGITS, stride=3), [training], given, test, (0, 1))
-    deep = Architecture(1, 1, (2,) * 18, kernel=1)
-    row = dataclasses.replace(training, start=np.zeros(deep.numel, np.float32))
-    if classifier_native.available():
-        with pytest.raises(ValueError, match="1 to 15 convolutions"):
-            train(deep, [row], images(deep, 40, np.float32), images(deep, 15, np.float32), (0, 1), "native")
-
-
 # -- what is drawn ----------------------------------------------------------------------------------------------------
 
 

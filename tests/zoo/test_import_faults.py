@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,15 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from published_layouts import mnist_splits, siren_state, write_mnist_inrs, write_nfn_sirens, write_small_cnn_zoo
+from published_layouts import mnist_splits, siren_state, write_mnist_inrs, write_small_cnn_zoo
 from torch import nn
 
-from wsl.batch import WeightBatch
 from wsl.errors import UserError
-from wsl.execute import execute
 from wsl.spec import mlp_spec
 from wsl.state_dict.tensors import collected
 from wsl.zoo import Zoo, ZooError
 from wsl.zoo.importers import Network, Policies, Source, import_zoo
 from wsl.zoo.importers.dwsnets import dwsnets
-from wsl.zoo.importers.folder import folder
 from wsl.zoo.importers.small_cnn_zoo import small_cnn_zoo
 from wsl.zoo.verify import verify_zoo
 
@@ -362,97 +358,3 @@ def test_memory_does_not_grow_with_the_source(tmp_path: Path) -> None:
     small, large = peak(1500), peak(4500)  # both more than the blocks that are read and written at once
     assert large - small < 0.1 * 3000 * spec.numel * 4, (small, large)
     assert small > 2**22, "the measure sees the blocks"
-
-
-# -- any folder -------------------------------------------------------------------------------------------------------
-
-
-def write_folder(place: Path) -> dict[str, nn.Module]:
-    """Two architectures in three kinds of files, with labels."""
-    place.mkdir()
-    networks: dict[str, nn.Module] = {}
-    lines = ["file,label,accuracy,note,run,split"]
-    for i in range(8):
-        widths = (3, 4, 2) if i % 2 else (3, 5, 4, 2)
-        layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.Tanh())][:-1]
-        torch.manual_seed(i)
-        network = nn.Sequential(*layers).apply(lambda m: m.reset_parameters() if isinstance(m, nn.Linear) else None)
-        name = f"part{i // 4}/net{i}." + ("safetensors", "pt", "pth")[i % 3]
-        (place / name).parent.mkdir(exist_ok=True)
-        if name.endswith("safetensors"):
-            safetensors.torch.save_file(network.state_dict(), place / name)
-        else:
-            torch.save(
-                {"state_dict": network.state_dict(), "epoch": 1} if i == 99 else network.state_dict(), place / name
-            )
-        networks[name] = network
-        lines.append(f"{name},{i % 3},{i / 10},n{i},{i // 2},{'train' if i < 4 else 'val' if i < 6 else 'test'}")
-    (place.parent / "labels.csv").write_text("\n".join(lines) + "\n")
-    return networks
-
-
-def test_any_folder(tmp_path: Path) -> None:
-    networks = write_folder(tmp_path / "nets")
-    source = folder(tmp_path / "nets", tmp_path / "labels.csv", {"activation": "tanh"}, classes=3)
-    zoo_path = import_zoo(source, tmp_path / "z.h5", OPTIONS)
-    zoo = Zoo(zoo_path)
-    assert len(zoo.specs) == 2 and not any(spec.verified for spec in zoo.specs)
-    x = torch.randn(5, 3)
-    for row, name in enumerate(source.names):
-        values, _, spec = zoo.read_mixed_rows([row])
-        batch = WeightBatch(zoo.specs[int(spec[0])], torch.from_numpy(values).reshape(1, -1, 1))
-        with torch.no_grad():
-            torch.testing.assert_close(execute(batch, x)[0], networks[name](x))
-    assert zoo.column("label").tolist() == [i % 3 for i in range(8)] and zoo.column("note")[3] == "n3"
-    assert zoo.column("accuracy").dtype == np.float64
-    assert {name: rows.tolist() for name, rows in zoo.splits.items()} == {
-        "train": [0, 1, 2, 3], "val": [4, 5], "test": [6, 7],
-    }  # fmt: skip
-    assert zoo.run_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert any("weights are stored (out, in)" in note for notes in zoo.recipe["assumed"].values() for note in notes)
-    assert all(check.status != "FAILED" for check in verify_zoo(zoo_path))
-
-
-def test_a_folder_without_labels_is_split_by_network(tmp_path: Path) -> None:
-    write_folder(tmp_path / "nets")
-    zoo = Zoo(import_zoo(folder(tmp_path / "nets", val=0.25, test=2), tmp_path / "z.h5", OPTIONS))
-    assert {name: len(rows) for name, rows in zoo.splits.items()} == {"train": 4, "val": 2, "test": 2}
-    assert zoo.columns == () and all(g.activation != "tanh" for spec in zoo.specs for g in spec.groups)
-
-
-LABELS: dict[str, tuple[Callable[[str], str], str]] = {
-    "unlabelled": (lambda text: "\n".join(text.splitlines()[:-1]), "has no line for 1 files of the folder.*net7"),
-    "twice": (lambda text: text + text.splitlines()[-1], "line 10 names part1/net7.pt again"),
-    "short line": (lambda text: text.replace(",3,", ","), "should have the columns"),
-    "no file column": (lambda text: text.replace("file,", "path,"), "should have the columns"),
-    "leak": (lambda text: text.replace("n3,1,train", "n3,1,test"), "are of one run .* and in two splits"),
-    "label": (lambda text: text.replace("part1/net5.pth,2", "part1/net5.pth,3"), "label is 3: 0 to 2"),
-    "missing file": (lambda text: text + "part9/net9.pt,0,0,n,9,train\n", "1 missing:\n  part9/net9.pt"),
-}
-
-
-@pytest.mark.parametrize("fault", LABELS)
-def test_tables_of_labels(tmp_path: Path, fault: str) -> None:
-    write_folder(tmp_path / "nets")
-    spoil, message = LABELS[fault]
-    table = tmp_path / "labels.csv"
-    before = table.read_text()
-    table.write_text(spoil(before))
-    assert table.read_text() != before
-    with pytest.raises(ZooError, match=rf"(?s){message}"):
-        import_zoo(folder(tmp_path / "nets", table, {"activation": "tanh"}, 3), tmp_path / "z.h5", OPTIONS)
-
-
-def test_networks_that_names_do_not_explain(tmp_path: Path) -> None:
-    gru = nn.GRU(2, 3)
-    safetensors.torch.save_file(gru.state_dict(), tmp_path / "a.safetensors")
-    with pytest.raises(ZooError, match="looks like a recurrent layer"):
-        import_zoo(folder(tmp_path, val=0, test=0), tmp_path / "z.h5", OPTIONS)
-
-
-def test_incomplete_views_are_told(tmp_path: Path) -> None:
-    write_nfn_sirens(tmp_path)
-    from wsl.zoo.importers.nfn_siren import nfn_siren
-
-    with pytest.raises(ZooError, match="holds 3 copies of each image; views=4 is too many"):
-        nfn_siren(tmp_path, views=4, split_points=(5, 7))
