@@ -28,7 +28,7 @@ def library(module: str, sources: tuple[str, ...], dtype: np.dtype, what: str) -
 
     Args:
         module: ``__file__`` of the module that the sources lie beside.
-        sources: a C file, and the headers that it includes.
+        sources: a C file, and the headers that it includes, as paths from there.
         what: is then done by the slower kernel, for the warning.
     """
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
@@ -36,7 +36,7 @@ def library(module: str, sources: tuple[str, ...], dtype: np.dtype, what: str) -
         log.warning("no C compiler (cc, gcc or $CC) found: %s by the slower kernel", what)
         return None
     try:
-        return ctypes.CDLL(str(_built(compiler, [Path(module).with_name(name) for name in sources], dtype)))
+        return ctypes.CDLL(str(_built(compiler, [Path(module).parent / name for name in sources], dtype)))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", "") or error
         log.warning("the C kernel cannot be built (%s): %s by the slower kernel", detail, what)

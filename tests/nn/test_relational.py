@@ -14,10 +14,20 @@ from wsl.graphs.frame import frame_of
 from wsl.graphs.network import GraphOptions
 from wsl.graphs.pairs import Pairs, dense_pairs, sparse_pairs
 from wsl.nn import relational
+from wsl.nn.pairs import kernels
 from wsl.nn.relational import RelationalLayer
 from wsl.spec import mlp_spec
 
 C, D, A, H = 6, 4, 8, 2
+
+
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both forms of the layer hold to everything here."""
+    if request.param == "torch":
+        monkeypatch.setattr(kernels, "take", lambda *_: False)
+    elif not kernels.take(torch.zeros(1)):
+        pytest.skip("there is no C compiler")
 
 
 def graphs(reverse: bool = True) -> EdgeList:

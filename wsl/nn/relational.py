@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsl.graphs.pairs import Pairs, Rectangle
+from wsl.nn.pairs import kernels
 from wsl.nn.recompute import recomputed_in_chunks
 
 #: values of the widest array of a chunk; a handful of such arrays should fit the cache
@@ -49,17 +50,19 @@ class RelationalAttention(nn.Module):
 
     def forward(self, nodes: Tensor, edges: Tensor, pairs: Pairs) -> Tensor:
         q, k, v = (linear(nodes) for linear in self.node_maps)
-        width = q.shape[1]
-        chunks = [
-            (piece, piece.pair_slice, piece.row_slice)
-            for rectangle in pairs.rectangles
-            for piece in rectangle.cut(CHUNK_VALUES // width)
-        ]
-        if not chunks:
+        if not len(pairs):
             return self.out(torch.zeros_like(q))
         rows = q.index_select(0, pairs.rows)
         maps: list[Tensor] = [linear.weight for linear in self.edge_maps]  # type: ignore[misc]
-        y, summed = recomputed_in_chunks(self._attend, chunks, (pairs.key, edges), (rows, k, v, *maps), len(rows))
+        if kernels.take(edges, rows, *maps):
+            y, summed = kernels.attend(pairs, edges, rows, k, v, maps, self.heads)
+        else:
+            chunks = [
+                (piece, piece.pair_slice, piece.row_slice)
+                for rectangle in pairs.rectangles
+                for piece in rectangle.cut(CHUNK_VALUES // q.shape[1])
+            ]
+            y, summed = recomputed_in_chunks(self._attend, chunks, (pairs.key, edges), (rows, k, v, *maps), len(rows))
         y = y + torch.einsum("rhd,hcd->rhc", summed, self.edge_value.weight.unflatten(0, (self.heads, -1))).flatten(1)
         return self.out(torch.zeros_like(q).index_copy(0, pairs.rows, y))
 
@@ -132,10 +135,15 @@ class PairUpdate(nn.Module):
     def forward(self, nodes: Tensor, edges: Tensor, pairs: Pairs) -> Tensor:
         if not len(pairs):
             return edges
+        ends = (self.query(nodes), F.linear(nodes, self.key.weight, self.key.bias + self.both.bias))
+        if kernels.take(edges, *ends, self.both.weight):
+            widen, narrow, bias, *last = self.feed.weights()
+            steps = (self.both.weight, self.out.weight, self.out.bias, widen, narrow, bias)
+            norms = (*_norm_weights(self.norm), *last)
+            return kernels.update(pairs, edges, *ends, steps, norms, self.dropout if self.training else 0.0)
         step = CHUNK_VALUES // self.out.in_features
         slices = [slice(start, min(start + step, len(pairs))) for start in range(0, len(pairs), step)]
         cut = (pairs.query, pairs.key, edges, edges.index_select(0, pairs.partner))
-        ends = (self.query(nodes), F.linear(nodes, self.key.weight, self.key.bias + self.both.bias))
         whole = (*ends, self.both.weight, self.out.weight, self.out.bias, *_norm_weights(self.norm))
         chunks = [(None, s, s) for s in slices]
         (updated,) = recomputed_in_chunks(self._update, chunks, cut, (*whole, *self.feed.weights()), len(pairs))

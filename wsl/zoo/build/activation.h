@@ -1,38 +1,18 @@
-/* Exponential, tanh and the activations of small classifiers, with their derivatives. */
+/* Tanh and the activations of small classifiers, with their derivatives. */
 
 #include <math.h>
 #include <stdint.h>
-#include "vector.h"
+#include "../../vector.h"
 
 enum { RELU, TANH, GELU };
 
 #if IS_DOUBLE
-#define MANTISSA 52
-#define LN2_HIGH 6.93147180369123816490e-01
-#define LN2_LOW 1.90821492927058770002e-10
-#define EXP_TERMS 14
 #define ERROR_FUNCTION erf
 #define EXPONENTIAL exp
 #else
-#define MANTISSA 23
-#define LN2_HIGH 0.693359375f
-#define LN2_LOW -2.12194440e-4f
-#define EXP_TERMS 7
 #define ERROR_FUNCTION erff
 #define EXPONENTIAL expf
 #endif
-
-/* e^x for |x| <= 40: 2^n times a power series on |r| <= ln(2) / 2 */
-INLINE vec exponential(vec x)
-{
-    vec rounded = x * (REAL)1.4426950408889634074 + ROUNDER;
-    vec n = rounded - ROUNDER;
-    vec r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    vec sum = all(1);
-    for (int k = EXP_TERMS; k >= 1; k--)
-        sum = sum * r * (REAL)(1.0 / k) + 1;
-    return (vec)((ivec)sum + ((ivec)rounded << MANTISSA));
-}
 
 /* 1 - 2 / (e^2x + 1); near zero, where that cancels, the power series */
 INLINE vec tangent(vec x)

@@ -14,7 +14,7 @@ from wsl import native
 if TYPE_CHECKING:
     from wsl.zoo.build.classifier_fit import Architecture, LabelledImages, Training
 
-SOURCES = ("classifier.c", "conv_layer.h", "activation.h", "vector.h")
+SOURCES = ("classifier.c", "conv_layer.h", "activation.h", "../../vector.h")
 ACTIVATIONS, OPTIMIZERS = ("relu", "tanh", "gelu"), ("sgd", "adam", "rmsprop")  # the order of the C enumerations
 POINTER, LONG = ctypes.c_void_p, ctypes.c_int64
 SIGNATURE: list[Any] = [*[POINTER] * 6, LONG, POINTER, LONG, *[POINTER] * 3, LONG, *[POINTER] * 3]

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vector.h"
+#include "../../vector.h"
 
 #define TILE 32
 #define ROWS 4 /* pixels, or output neurons, that share a load in the inner products: ROWS x 2 vectors of registers */

@@ -65,7 +65,7 @@ def fit_rows(
 
 @functools.cache
 def _library(dtype: np.dtype) -> ctypes.CDLL | None:
-    library = native.library(__file__, ("siren.c", "vector.h"), dtype, "INRs are fitted")
+    library = native.library(__file__, ("siren.c", "../../vector.h"), dtype, "INRs are fitted")
     if library is not None:
         library.siren_fit.argtypes, library.siren_fit.restype = SIGNATURE, ctypes.c_int
     return library

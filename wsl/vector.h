@@ -1,4 +1,4 @@
-/* Vectors as wide as the machine's registers, and sine and cosine of one; for REAL = float and REAL = double. */
+/* Vectors as wide as the machine's registers; sine, cosine and exponential; for REAL = float and REAL = double. */
 
 #ifdef __AVX512F__
 #define BYTES 64
@@ -63,6 +63,30 @@ INLINE void sine_cosine(vec x, vec *sine, vec *cosine)
     vec square = r * r;
     *sine = (vec)((ivec)(r + r * series(square, SINE, TERMS(SINE))) ^ sign);
     *cosine = (vec)((ivec)(series(square, COSINE, TERMS(COSINE)) + 1) ^ sign);
+}
+
+#if IS_DOUBLE
+#define MANTISSA 52
+#define LN2_HIGH 6.93147180369123816490e-01
+#define LN2_LOW 1.90821492927058770002e-10
+#define EXP_TERMS 14
+#else
+#define MANTISSA 23
+#define LN2_HIGH 0.693359375f
+#define LN2_LOW -2.12194440e-4f
+#define EXP_TERMS 7
+#endif
+
+/* e^x for -80 <= x <= 40 (double: for |x| <= 700): 2^n times a power series on |r| <= ln(2) / 2 */
+INLINE vec exponential(vec x)
+{
+    vec rounded = x * (REAL)1.4426950408889634074 + ROUNDER;
+    vec n = rounded - ROUNDER;
+    vec r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    vec sum = all(1);
+    for (int k = EXP_TERMS; k >= 1; k--)
+        sum = sum * r * (REAL)(1.0 / k) + 1;
+    return (vec)((ivec)sum + ((ivec)rounded << MANTISSA));
 }
 
 /* the sum of the lanes */
