@@ -136,7 +136,7 @@ class PyGReference(nn.Module):
 
     def forward(self, batch: WeightBatch) -> Tensor:
         encoder, size = self.encoder, len(batch)
-        graph, x, edges, back = encoder._first(encoder._folded(batch))
+        graph, x, edges, back, _ = encoder._first(encoder._folded(batch)[0])
         nodes = x.shape[1]
         starts = torch.arange(size).mul(nodes).reshape(-1, 1)
         edge_index = torch.stack([(ends + starts).flatten() for ends in self.ends])

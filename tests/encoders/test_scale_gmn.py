@@ -63,6 +63,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no_norm": {"sign": "abs", "norm": "none"},
     "full": {"readout": "full", "end_functions": "separate", "skip": True, "edge_codes": True},
     "full_both_ways": {"readout": "full", "bidirectional": True, "edge_codes": True},
+    "codes": {"bidirectional": True, "codes_in_layers": True, "end_functions": "separate"},
     "edges": {"form": "edges", "bidirectional": True, "skip": True},
 }
 
@@ -151,6 +152,7 @@ SIZES = [
     pytest.param(SMALL_CNN["relu"], 1, FULL | {"width": 64, "skip": True}, 467_969, id="cnn_svhn_relu"),
     pytest.param(SMALL_CNN["tanh"], 1, SEPARATE | {"width": 64, "norm": "none"}, 547_457, id="cnn_svhn_tanh"),
     pytest.param(INRS[1], 10, CODED, 1_772_042, id="mnist"),
+    pytest.param(INRS[1], 10, BACK | {"codes_in_layers": True}, 3_089_162, id="mnist_b"),
     pytest.param(INRS[1], 10, FULL | CODED | {"layers": 2}, 1_160_970, id="fashion"),
     pytest.param(INRS[1], 10, FULL | CODED | BACK | {"layers": 2}, 1_722_378, id="fashion_b"),
     pytest.param(INRS[3], 10, SEPARATE | {"width": 64, "sign": "abs"}, 397_450, id="cifar10"),
@@ -169,7 +171,7 @@ def test_published_models_have_their_sizes(spec: WeightSpec, out: int, options: 
 
 
 @pytest.mark.parametrize("name", [name for name in SPECS if name != "skips"])
-@pytest.mark.parametrize("option", ["both_ways", "full", "full_both_ways"])
+@pytest.mark.parametrize("option", ["both_ways", "full", "full_both_ways", "codes"])
 def test_blocks_equal_edges(name: str, option: str) -> None:
     spec = SPECS[name]
     blocks, edges = (build(spec, **OPTIONS[option] | {"form": form}) for form in ("blocks", "edges"))
@@ -239,7 +241,7 @@ def test_activations_of_a_family_are_told_apart() -> None:
 FIELDS: dict[str, dict[str, Any]] = {
     "forward": {},
     "both_ways": {"bidirectional": True, "skip": True, "edge_codes": True, "end_functions": "separate"},
-    "abs": {"bidirectional": True, "sign": "abs", "norm": "none"},
+    "abs": {"bidirectional": True, "sign": "abs", "norm": "none", "codes_in_layers": True},
 }
 
 

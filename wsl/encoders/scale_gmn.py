@@ -57,6 +57,7 @@ class ScaleGMN(Encoder):
         norm: "layer" has layer norms in all perceptrons (on invariants); "none" has not.
         skip: add a linear map of a layer's node states to its result.
         edge_codes: learned codes of edges, beside those of nodes.
+        codes_in_layers: functions of messages read the code of the sender, too, and node updates that of their node.
         dropout: rate on node states between layers, in training.
         fold_phases: fold sine biases; without, the encoder does not respect phases.
         normalize: divide each tensor by its root mean square over the training data (see :meth:`fit_statistics`).
@@ -92,6 +93,7 @@ class ScaleGMN(Encoder):
         norm: Literal["layer", "none"] = "layer",
         skip: bool = False,
         edge_codes: bool = False,
+        codes_in_layers: bool = False,
         dropout: Rate = 0.0,
         fold_phases: bool = True,
         normalize: bool = True,
@@ -105,7 +107,7 @@ class ScaleGMN(Encoder):
         self.folds = fold_phases and "phase" in held
         if not fold_phases:
             self.symmetries = self.symmetries - {"phase"}  # type: ignore[misc]  # of this one
-        self.bidirectional, self.equivariant = bidirectional, equivariant
+        self.bidirectional, self.equivariant, self.coded = bidirectional, equivariant, codes_in_layers
         self.own_back = bidirectional and "scaling" in held
         frame = graph_frame(spec, GraphOptions(flatten), "ScaleGMN")
         if not frame.outputs and not equivariant:
@@ -119,7 +121,7 @@ class ScaleGMN(Encoder):
         self.layers = nn.ModuleList(
             ScaleGMNLayer(
                 width, 1 if end_functions == "shared" else 2, layer_norm, symmetrised, backward=bidirectional,
-                own_back=self.own_back, update_edges=n + 1 < layers, skip=skip,
+                own_back=self.own_back, update_edges=n + 1 < layers, skip=skip, coded=codes_in_layers,
             )
             for n in range(layers)
         )  # fmt: skip
@@ -144,10 +146,11 @@ class ScaleGMN(Encoder):
             shape = batch.values.shape[:-1] if self.equivariant else (0,)
             return batch.values.new_zeros(*shape, self.out_features)
         folded, signs = self._folded(batch)
-        graph, x, edges, back = self._first(folded)
+        graph, x, edges, back, codes = self._first(folded)
+        side = codes if self.coded else None
         reach = reaches(graph, len(self.layers), self.readout.roles, self.bidirectional, self.own_back)
         for number, layer in enumerate(self.layers):
-            x, edges, back = layer(self.dropout(x) if number else x, edges, back, graph, reach[number])
+            x, edges, back = layer(self.dropout(x) if number else x, edges, back, graph, reach[number], side)
         if not isinstance(self.readout, ScaleField):
             return self.readout(x, graph)
         field = self.readout(graph, x, edges) * signs

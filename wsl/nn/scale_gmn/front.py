@@ -27,13 +27,15 @@ from wsl.spec import WeightSpec
 class States(NamedTuple):
     """A graph with its first states; those of edges by number of the part.
 
-    ``back``: of edges against the network, from reciprocal weights (or the same).
+    ``back``: of edges against the network, from reciprocal weights (or the same). ``codes``: of nodes, ``[1, N, C]`` or
+    ``[ΣN, C]``.
     """
 
     graph: KindGraph
     nodes: Tensor
     edges: dict[int, Tensor]
     back: dict[int, Tensor]
+    codes: Tensor
 
 
 def reciprocal(v: Tensor) -> Tensor:
@@ -78,16 +80,20 @@ class Embedding(nn.Module):
         self.edge_places = nn.Parameter(torch.randn(rows, width)) if edge_codes else None
         self.register_buffer("acted", torch.tensor([not kind.free for kind in KINDS]), persistent=False)
 
-    def node_states(self, values: Tensor, at: Places) -> Tensor:
-        """``[…, N, C]`` from values ``[…, N, V]``."""
-        inputs = (at.role == ROLES.index("input")).to(values).unsqueeze(-1)
-        values = F.pad(values, (0, 1)) if not values.shape[-1] else values
-        x = self.nodes(values + inputs)
-        starts = torch.tensor([0, self.frame.inputs, self.frame.inputs + self.frame.depth], device=x.device)
+    def codes(self, at: Places) -> Tensor:
+        """Of nodes, ``[N, C]``."""
+        starts = torch.tensor([0, self.frame.inputs, self.frame.inputs + self.frame.depth], device=at.role.device)
         code = self.places.index_select(0, starts[at.role] + at.row)
         for table, rows in ((self.positions, at.position), (self.functions, at.function)):
             if table is not None:  # a number below 0 says that there is none
                 code = code + F.pad(table, (0, 0, 1, 0)).index_select(0, rows + 1)
+        return code
+
+    def node_states(self, values: Tensor, at: Places, code: Tensor) -> Tensor:
+        """``[…, N, C]`` from values ``[…, N, V]`` and codes ``[N, C]``."""
+        inputs = (at.role == ROLES.index("input")).to(values).unsqueeze(-1)
+        values = F.pad(values, (0, 1)) if not values.shape[-1] else values
+        x = self.nodes(values + inputs)
         return torch.where(self.acted[at.kind].unsqueeze(-1), x * (1 + code), x + code)
 
     def edge_states(self, values: Tensor, type: int, slots: Tensor | None = None) -> Tensor:
@@ -152,7 +158,8 @@ class DenseFront(nn.Module):
         on_nodes = values.new_zeros(len(values), self.num_nodes * self.slots)
         picked = values.index_select(1, self.get_buffer("value_positions"))
         on_nodes = on_nodes.index_copy(1, self.get_buffer("value_places"), picked)
-        x = embed.node_states(on_nodes.view(len(values), self.num_nodes, self.slots), at)
+        codes = embed.codes(at)
+        x = embed.node_states(on_nodes.view(len(values), self.num_nodes, self.slots), at, codes)
         edges: dict[int, Tensor] = {}
         back: dict[int, Tensor] = {}
         for number, (type, shape) in enumerate(zip(self.types, self.shapes, strict=True)):
@@ -165,7 +172,7 @@ class DenseFront(nn.Module):
             for states, of in ((edges, here), *(((back, reciprocal(here)),) if own_back else ())):
                 lifted = embed.edge_states(of, type, slots)
                 states[number] = lifted if code is None else lifted * code
-        return States(self.graph, x, edges, back if own_back else edges)
+        return States(self.graph, x, edges, back if own_back else edges, codes.unsqueeze(0))
 
 
 class ListFront(nn.Module):
@@ -179,7 +186,8 @@ class ListFront(nn.Module):
         graph = edge_list(batch, self.frame)
         kinds = batch.tables(kinds_of(self.frame))[0][:, 0]
         at = Places(graph.role, graph.row, graph.position, graph.function, kinds)
-        x = embed.node_states(graph.node_values(batch.values).squeeze(-1), at)
+        codes = embed.codes(at)
+        x = embed.node_states(graph.node_values(batch.values).squeeze(-1), at, codes)
         values = graph.edge_values(batch.values).squeeze(-1)
         code = embed.edge_code(at, graph.source, graph.target)
         by_kind = list_graph(graph, kinds)
@@ -188,7 +196,7 @@ class ListFront(nn.Module):
             lifted = self._lifted(graph.type, of, embed)
             lifted = lifted if code is None else lifted * code
             lists.append({n: lifted.index_select(0, part.edges) for n, part in enumerate(by_kind.parts)})
-        return States(by_kind, x, lists[0], lists[-1])
+        return States(by_kind, x, lists[0], lists[-1], codes)
 
     def _lifted(self, types: Tensor, values: Tensor, embed: Embedding) -> Tensor:
         if len(self.frame.types) == 1:

@@ -24,30 +24,35 @@ class OfKind(nn.Module):
     Args:
         size, width: of the vector, and of the result and hidden layers.
         ends: number of perceptrons for nodes without factors: one, or one for inputs and one for all others.
-        norm, symmetrised: see :class:`~wsl.nn.scale_gmn.functions.ScaleInv`.
+        norm, symmetrised, side: see :class:`~wsl.nn.scale_gmn.functions.ScaleInv`.
     """
 
-    def __init__(self, size: int, width: int, ends: int, norm: bool, symmetrised: bool) -> None:
+    def __init__(self, size: int, width: int, ends: int, norm: bool, symmetrised: bool, side: int = 0) -> None:
         super().__init__()
-        self.moved = ScaleEq(size, width, norm, symmetrised)
-        self.free = nn.ModuleList(Perceptron(size, width, width, norm) for _ in range(ends))
+        self.moved = ScaleEq(size, width, norm, symmetrised, side)
+        self.free = nn.ModuleList(Perceptron(size, width, width, norm, side) for _ in range(ends))
 
-    def forward(self, x: Tensor, kind: Kind) -> Tensor:
+    def forward(self, x: Tensor, kind: Kind, side: Tensor | None = None) -> Tensor:
         if not kind.free:
-            return self.moved(x, kind.acted)
-        return self.free[0 if kind.role == "input" else -1](x)
+            return self.moved(x, kind.acted, side)
+        return self.free[0 if kind.role == "input" else -1](x, side)
 
 
 class Message(nn.Module):
-    """m_ij = f((Γ_v h_j) ⊙ (Γ_e e_ij)): factors d_j and d_i / d_j make d_i; then their sum over j."""
+    """m_ij = f((Γ_v h_j) ⊙ (Γ_e e_ij)): factors d_j and d_i / d_j make d_i; then their sum over j.
 
-    def __init__(self, width: int, ends: int, norm: bool, symmetrised: bool) -> None:
+    ``side``: size of the codes of nodes, if f also reads that of the sender.
+    """
+
+    def __init__(self, width: int, ends: int, norm: bool, symmetrised: bool, side: int = 0) -> None:
         super().__init__()
         self.node = keeping_size(width, width)
         self.edge = keeping_size(width, width)
-        self.function = OfKind(width, width, ends, norm, symmetrised)
+        self.function = OfKind(width, width, ends, norm, symmetrised, side)
 
-    def forward(self, x: Tensor, edges: Edges, graph: KindGraph, to: End, along: Collection[int]) -> Tensor:
+    def forward(
+        self, x: Tensor, edges: Edges, graph: KindGraph, to: End, along: Collection[int], codes: Tensor | None
+    ) -> Tensor:
         """Sums ``[…, N, C]`` at the ends ``to`` of the edges, over those of the parts ``along``."""
         sent = self.node(x)
         away: End = "source" if to == "target" else "target"
@@ -55,7 +60,8 @@ class Message(nn.Module):
         for number in sorted(along):
             part = graph.parts[number]
             product = self.edge(edges[number]) * part.at(away, sent)
-            messages[number] = self.function(product, part.target if to == "target" else part.source)
+            side = None if codes is None else part.at(away, codes)
+            messages[number] = self.function(product, part.target if to == "target" else part.source, side)
         return graph.collect(messages, to, x)
 
 
@@ -104,6 +110,7 @@ class ScaleGMNLayer(nn.Module):
         own_back: whether edges have other states in that direction, which are updated apart.
         update_edges: not in the last layer of a network of which only nodes are read.
         skip: add a linear map of the node states.
+        coded: messages and node updates read codes of nodes as well.
 
     Source: Kalogeropoulos et al., "Scale Equivariant Graph Metanetworks", NeurIPS 2024, section 5.
     """
@@ -119,30 +126,33 @@ class ScaleGMNLayer(nn.Module):
         own_back: bool,
         update_edges: bool,
         skip: bool,
+        coded: bool = False,
     ) -> None:
         super().__init__()
-        self.own_back = own_back
-        self.message = Message(width, ends, norm, symmetrised)
-        self.back_message = Message(width, ends, norm, symmetrised) if backward else None
-        self.update = OfKind((3 if backward else 2) * width, width, ends, norm, symmetrised)
+        self.own_back, side = own_back, width * coded
+        self.message = Message(width, ends, norm, symmetrised, side)
+        self.back_message = Message(width, ends, norm, symmetrised, side) if backward else None
+        self.update = OfKind((3 if backward else 2) * width, width, ends, norm, symmetrised, side)
         self.edge_update = EdgeUpdate(width, norm, symmetrised) if update_edges else None
         self.back_update = EdgeUpdate(width, norm, symmetrised) if update_edges and own_back else None
         self.skip = keeping_size(width, width) if skip else None
 
     def forward(
-        self, x: Tensor, edges: Edges, back: Edges, graph: KindGraph, reach: Reach
+        self, x: Tensor, edges: Edges, back: Edges, graph: KindGraph, reach: Reach, codes: Tensor | None = None
     ) -> tuple[Tensor, Edges, Edges]:
         """New states of nodes, of edges, and of edges against the network (the same unless ``own_back``).
 
-        Nodes out of reach have states 0, edges out of reach none.
+        Nodes out of reach have states 0, edges out of reach none. ``codes [1 or B, N, C]`` or ``[ΣN, C]`` if coded.
         """
-        heard = [x, self.message(x, edges, graph, "target", reach.messages)]
+        heard = [x, self.message(x, edges, graph, "target", reach.messages, codes)]
         if self.back_message is not None:
-            heard.append(self.back_message(x, back, graph, "source", reach.back))
+            heard.append(self.back_message(x, back, graph, "source", reach.back, codes))
         joint, own = graph.split(torch.cat(heard, dim=-1)), graph.split(x)
+        sides = [None] * len(own) if codes is None else graph.split(codes)
         sets = []
-        for number, kind in enumerate(graph.kinds):
-            sets.append(self.update(joint[number], kind) if number in reach.nodes else torch.zeros_like(own[number]))
+        for number, (kind, side) in enumerate(zip(graph.kinds, sides, strict=True)):
+            reached = number in reach.nodes
+            sets.append(self.update(joint[number], kind, side) if reached else torch.zeros_like(own[number]))
         new = graph.join(sets)
         if self.skip is not None:
             new = new + self.skip(x)
