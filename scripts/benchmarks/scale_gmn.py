@@ -41,7 +41,7 @@ ROWS: dict[str, tuple[WeightSpec, dict[str, Any]]] = {
     "Small CNN Zoo, ReLU, d=64": (CNN, {"width": 64}),
 }
 MODELS = ("blocks", "as_written", "careful")
-GOAL_ROW, GOALS = "MNIST INRs, d=128", {"as_written": 3.0, "careful": 2.0}
+GOAL_ROW, GOAL = "MNIST INRs, d=128", 3.0
 
 
 class PyGLayer(MessagePassing):
@@ -211,23 +211,21 @@ def measure_memory(row: str, which: str, steps: int = 2) -> float:
 
 
 def run() -> Report:
-    columns = ["model", "blocks: ms", "units", "MB", "as written: units", "MB", "faster", "careful: units", "MB"]
-    report = Report(f"ScaleGMN training step, {BATCH} networks", [*columns, "faster", "difference"])
+    columns = ["model", "blocks: ms", "units", "MB", "as written: units", "MB", "faster", "careful: units", "faster"]
+    report = Report(f"ScaleGMN training step, {BATCH} networks", [*columns, "difference"])
     for row in ROWS:
         training = TrainingStep(row)
         difference = training.check()
         steps = {model: partial(training.step, getattr(training, model)) for model in MODELS}
         times = interleaved({**steps, "units": ten_units()}, repeats=5, warmup=1)
-        unit_time = times["units"] / 10
-        units = {model: times[model] / unit_time for model in MODELS}
-        memory = {model: in_fresh_process(measure_memory, row, model) for model in MODELS}
-        cells = [f"{times['blocks'] * 1e3:.0f}", f"{units['blocks']:.1f}", f"{memory['blocks']:.0f}"]
-        for model in MODELS[1:]:
-            faster = units[model] / units["blocks"]
-            cells += [f"{units[model]:.1f}", f"{memory[model]:.0f}", f"{faster:.1f}×"]
-            if row == GOAL_ROW:
-                report.goal(f"{row}: times faster than PyG {model.replace('_', ' ')}", faster, ">=", GOALS[model])
-        report.rows.append([row, *cells, f"{difference:.0e}"])
+        units = {model: 10 * times[model] / times["units"] for model in MODELS}
+        faster = {model: units[model] / units["blocks"] for model in MODELS}
+        memory = {model: in_fresh_process(measure_memory, row, model) for model in ("blocks", "as_written")}
+        cells = [row, f"{times['blocks'] * 1e3:.0f}", f"{units['blocks']:.1f}", f"{memory['blocks']:.0f}"]
+        cells += [f"{units['as_written']:.1f}", f"{memory['as_written']:.0f}", f"{faster['as_written']:.1f}×"]
+        report.rows.append([*cells, f"{units['careful']:.1f}", f"{faster['careful']:.1f}×", f"{difference:.0e}"])
         report.figures |= {f"{row}: units, {model}": found for model, found in units.items()}
         report.figures |= {f"{row}: MB, {model}": found for model, found in memory.items()}
+        if row == GOAL_ROW:
+            report.goal(f"{row}: times faster than PyG as written", faster["as_written"], ">=", GOAL)
     return report
