@@ -19,9 +19,10 @@ pytestmark = pytest.mark.skipif(not kernels.take(torch.zeros(1)), reason="there 
 
 
 @pytest.fixture
-def threads() -> Iterator[int]:
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
+    monkeypatch.setattr(kernels, "_parts", lambda *_: torch.get_num_threads())  # also for so few pairs
     yield 3
     torch.set_num_threads(before)
 
@@ -103,6 +104,38 @@ def test_dropout_drops_its_share_of_both_steps() -> None:
     torch.nn.init.zeros_(module.out.weight), torch.nn.init.zeros_(module.out.bias)
     dropped = module(nodes, edges, pairs) - edges
     assert 0.72 < (dropped > 1).float().mean() < 0.78
+
+
+def test_what_is_dropped_is_random() -> None:
+    """No channel, no pair, no call tells what happens to another."""
+    graph = graphs()
+    pairs = pairs_of(graph, True)
+    nodes, edges = torch.randn(graph.num_nodes, 6), torch.zeros(len(pairs), 32)
+    module = PairUpdate(6, 32, 16, dropout=0.5, norm=False)
+    for linear in (module.out, module.feed.narrow):
+        torch.nn.init.zeros_(linear.weight)
+    torch.nn.init.constant_(module.out.bias, 0.5)
+    torch.nn.init.constant_(module.feed.narrow.bias, 1.0)
+    torch.manual_seed(0)
+    first, second = module(nodes, edges, pairs), module(nodes, edges, pairs)  # 0, 1, 2, 3: bits of the two steps
+    torch.manual_seed(0)
+    assert torch.equal(module(nodes, edges, pairs), first)
+    streams = [bits for x in (first, second) for bits in (x % 2, x // 2)]
+    couples = [(a, b) for n, a in enumerate(streams) for b in streams[:n]]
+    couples += [(a[1:], a[:-1]) for a in streams] + [(a[:, 1:], a[:, :-1]) for a in streams]
+    couples += [(a[32:], a[:-32]) for a in streams]
+    for a, b in couples:
+        assert torch.stack([a.flatten(), b.flatten()]).corrcoef()[0, 1].abs() < 5 * a.numel() ** -0.5
+
+
+def test_no_more_threads_than_memory_allows() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        counts = [kernels._parts(torch.zeros(n, 32), [torch.zeros(100, 128)]) for n in (10, 250, 10_000)]
+        assert counts == [1, 2, 3]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_without_a_compiler_torch_takes_over(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

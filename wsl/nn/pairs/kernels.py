@@ -12,6 +12,7 @@ import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,10 @@ class _Update(ctypes.Structure):
 
     _fields_ = [
         *_fields(WHOLE, "edge hidden real"),
+        *_fields(WHOLE * 2, "seeds"),
+        *_fields(WHOLE, "below"),
         *_fields(REAL, "kept"),
         *_fields(POINTER, "query key partner edges of_query of_key"),
-        *_fields(POINTER * 2, "masks"),
         *_fields(POINTER * WEIGHTS, "weights transposed"),
         *_fields(POINTER, "updated of_updated of_edges of_reverse of_query_nodes of_key_nodes"),
         *_fields(POINTER * WEIGHTS, "of_weights"),
@@ -107,10 +109,8 @@ def update(
     both = _padded(_padded(both.unflatten(1, (2, real)), lanes).flatten(1).t(), lanes).t()
     weights = [both, *(_padded(w, lanes, w.ndim) for w in (*others, *norms))]
     edges = _padded(edges, lanes)
-    masks = None if not dropout else torch.empty(2, *edges.shape, dtype=torch.uint8).bernoulli_(1 - dropout)
     nodes = (_padded(x, lanes) for x in (of_query, of_key))
-    kept = 1 / (1 - dropout) if dropout < 1 else 0.0
-    updated: Tensor = _Updated.apply(pairs, (real, kept), masks, edges, *nodes, *weights)
+    updated: Tensor = _Updated.apply(pairs, real, _Dropout.of(dropout), edges, *nodes, *weights)
     return updated[:, :real]
 
 
@@ -121,7 +121,7 @@ class _Attend(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         edges, rows = tensors[0], tensors[1]
         y, summed = torch.empty_like(rows), edges.new_empty(len(rows), shape[0], edges.shape[1])
-        _attend(pairs, shape, tensors, lambda _: {"y": y, "summed": summed})
+        _attend(pairs, shape, tensors, lambda _: {"y": y, "summed": summed}, torch.get_num_threads())
         return y, summed
 
     @staticmethod
@@ -132,13 +132,22 @@ class _Attend(torch.autograd.Function):
         given = {"of_y": _ready(of_y), "of_summed": _ready(of_summed)}
         out = {"of_edges": torch.empty_like(edges), "of_query": torch.zeros_like(rows)}
         names = ("of_keys", "of_values", "of_weight")
-        sums = {name: t.new_zeros(torch.get_num_threads(), *t.shape) for name, t in zip(names, shared, strict=True)}
-        _attend(ctx.pairs, ctx.shape, tensors, lambda n: given | out | {name: t[n] for name, t in sums.items()})
+        parts = _parts(edges, shared)
+        sums = {name: t.new_zeros(parts, *t.shape) for name, t in zip(names, shared, strict=True)}
+
+        def arrays(part: int) -> dict[str, Tensor]:
+            return given | out | {name: t[part] for name, t in sums.items()}
+
+        _attend(ctx.pairs, ctx.shape, tensors, arrays, parts)
         return None, None, *out.values(), *(t.sum(0) for t in sums.values())
 
 
 def _attend(
-    pairs: Pairs, shape: tuple[int, int, float], tensors: Sequence[Tensor], arrays: Callable[[int], dict[str, Tensor]]
+    pairs: Pairs,
+    shape: tuple[int, int, float],
+    tensors: Sequence[Tensor],
+    arrays: Callable[[int], dict[str, Tensor]],
+    parts: int,
 ) -> None:
     heads, maps, scale = shape
     edges, rows, keys, values, weight = map(_ready, tensors)
@@ -147,24 +156,38 @@ def _attend(
     known = {"key": pairs.key, "edges": edges, "query": rows, "keys": keys, "values": values, "weight": weight}
     known["weight_t"] = weight.t().contiguous()
 
-    def piece(part: int, parts: int) -> int:
+    def piece(part: int) -> int:
         used = {name: t.data_ptr() for name, t in (known | arrays(part)).items()}
         problem = _Attention(heads, rows.shape[1] // heads, maps, edges.shape[1], scale, **used)
         failed: int = library.attend(ctypes.byref(problem), rectangles.data_ptr(), len(rectangles), part, parts)
         return failed
 
-    _in_threads(piece)
+    _in_threads(piece, parts)
+
+
+@dataclass(frozen=True)
+class _Dropout:
+    """Seeds of the random bits of both steps, below what number of 32 bits they drop, the factor of what is kept."""
+
+    seeds: tuple[int, int] = (0, 0)
+    below: int = 0
+    kept: float = 1.0
+
+    @classmethod
+    def of(cls, rate: float) -> _Dropout:
+        if not rate:
+            return cls()
+        first, second = torch.randint(2**63 - 1, (2,)).tolist()
+        return cls((first, second), min(round(rate * 2**32), 2**32 - 1), 1 / (1 - rate) if rate < 1 else 0.0)
 
 
 class _Updated(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, pairs: Pairs, shape: tuple[int, float], masks: Tensor | None, edges: Tensor, *others: Tensor
-    ) -> Tensor:
-        ctx.pairs, ctx.shape, ctx.masks = pairs, shape, masks
+    def forward(ctx: Any, pairs: Pairs, real: int, dropout: _Dropout, edges: Tensor, *others: Tensor) -> Tensor:
+        ctx.pairs, ctx.real, ctx.dropout = pairs, real, dropout
         ctx.save_for_backward(edges, *others)
         updated = torch.empty_like(edges)
-        _update(pairs, shape, masks, (edges, *others), lambda _: ({"updated": updated}, ()))
+        _update(pairs, real, dropout, (edges, *others), lambda _: ({"updated": updated}, ()), torch.get_num_threads())
         return updated
 
     @staticmethod
@@ -173,61 +196,65 @@ class _Updated(torch.autograd.Function):
         tensors: tuple[Tensor, ...] = ctx.saved_tensors
         edges, *shared = tensors
         of_edges, of_reverse, given = torch.empty_like(edges), torch.empty_like(edges), _ready(of_updated)
-        sums = [t.new_zeros(torch.get_num_threads(), *t.shape) for t in shared]
+        parts = _parts(edges, shared)
+        sums = [t.new_zeros(parts, *t.shape) for t in shared]
 
         def arrays(part: int) -> tuple[dict[str, Tensor], list[Tensor]]:
             of_query, of_key, *of_weights = (t[part] for t in sums)
             out = {"of_updated": given, "of_edges": of_edges, "of_reverse": of_reverse}
             return out | {"of_query_nodes": of_query, "of_key_nodes": of_key}, of_weights
 
-        _update(ctx.pairs, ctx.shape, ctx.masks, tensors, arrays)
+        _update(ctx.pairs, ctx.real, ctx.dropout, tensors, arrays, parts)
         return None, None, None, of_edges.add_(of_reverse), *(t.sum(0) for t in sums)
 
 
 def _update(
     pairs: Pairs,
-    shape: tuple[int, float],
-    masks: Tensor | None,
+    real: int,
+    dropout: _Dropout,
     tensors: Sequence[Tensor],
     arrays: Callable[[int], tuple[dict[str, Tensor], Sequence[Tensor]]],
+    parts: int,
 ) -> None:
-    real, kept = shape
     edges, of_query, of_key, *weights = map(_ready, tensors)
     library = _library(edges.dtype, 1)
     transposed = [w.t().contiguous() if w.ndim == 2 else w for w in weights]
     known = {"query": pairs.query, "key": pairs.key, "partner": pairs.partner}
     known |= {"edges": edges, "of_query": of_query, "of_key": of_key}
 
-    def addresses(tensors: Sequence[Tensor], size: int = WEIGHTS) -> ctypes.Array[Any]:
-        return (POINTER * size)(*(t.data_ptr() for t in tensors))
+    def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[Any]:
+        return (POINTER * WEIGHTS)(*(t.data_ptr() for t in tensors))
 
-    def piece(part: int, parts: int) -> int:
+    def piece(part: int) -> int:
         out, of_weights = arrays(part)
         problem = _Update(
-            edges.shape[1], of_query.shape[1], real, kept,
+            edges.shape[1], of_query.shape[1], real, (WHOLE * 2)(*dropout.seeds), dropout.below, dropout.kept,
             **{name: t.data_ptr() for name, t in (known | out).items()},
-            masks=addresses(() if masks is None else tuple(masks), 2),
             weights=addresses(weights), transposed=addresses(transposed), of_weights=addresses(of_weights),
         )  # fmt: skip
         first, last = (len(pairs) * n // parts for n in (part, part + 1))
         failed: int = library.update(ctypes.byref(problem), first, last)
         return failed
 
-    _in_threads(piece)
+    _in_threads(piece, parts)
 
 
-def _in_threads(piece: Callable[[int, int], int]) -> None:
-    """Run ``piece(part, parts)`` for every part, one for each of torch's threads.
+def _parts(edges: Tensor, shared: Sequence[Tensor]) -> int:
+    """One for each of torch's threads, while the gradients of their own take at most four times what the edges take."""
+    return max(1, min(torch.get_num_threads(), 4 * edges.numel() // sum(t.numel() for t in shared)))
+
+
+def _in_threads(piece: Callable[[int], int], parts: int) -> None:
+    """Run ``piece(part)`` for every part, each in a thread of its own.
 
     Raises:
         MemoryError: if one finds no memory.
     """
-    parts = torch.get_num_threads()
     if parts == 1:
-        failed = [piece(0, 1)]
+        failed = [piece(0)]
     else:
         with ThreadPoolExecutor(parts) as pool:
-            failed = list(pool.map(piece, range(parts), [parts] * parts))
+            failed = list(pool.map(piece, range(parts)))
     if any(failed):
         raise MemoryError("no memory for a tile of pairs of nodes")
 

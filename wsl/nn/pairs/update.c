@@ -19,10 +19,10 @@ enum { BOTH, OUT, OUT_BIAS, WIDEN, NARROW, NARROW_BIAS, SCALE_1, SHIFT_1, SCALE_
 
 typedef struct {
     int64_t edge, hidden, real; /* widths, whole vectors; the width of the edges before it was padded */
-    double kept;                /* what survives dropout is multiplied by this */
+    int64_t seeds[2], below;    /* dropout: random bits of either step, and below what number of 32 bits they drop */
+    double kept;                /* what survives is multiplied by this */
     const int64_t *query, *key, *partner;
     const REAL *edges, *of_query, *of_key; /* [P, edge], [N, hidden] twice */
-    const uint8_t *masks[2];               /* [P, edge], what survives; or NULL */
     const REAL *weights[WEIGHTS];          /* B [hidden, 2 edge], O [edge, hidden], b, W [hidden, edge], N [edge, hidden], c, … */
     const REAL *transposed[WEIGHTS];       /* of the four matrices; norms may be NULL */
     REAL *updated;                         /* [P, edge] */
@@ -116,16 +116,29 @@ static void scaled_rows(REAL *y, const REAL *x, const REAL *scale, const REAL *s
         store(y + i, scale ? load(x + i) * load(scale + i % edge) + load(shift + i % edge) : load(x + i));
 }
 
-static void drop(REAL *restrict x, const uint8_t *restrict mask, REAL kept, int64_t count)
+static uint64_t mixed(uint64_t bits) /* the finaliser of SplitMix64 */
 {
-    if (mask)
-        for (int64_t i = 0; i < count; i++)
-            x[i] *= mask[i] ? kept : 0;
+    bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
+    bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;
+    return bits ^ bits >> 31;
 }
 
-static const uint8_t *mask_at(const Update *f, int which, int64_t pair)
+/* Dropout of x [pairs, edge]. Random bits are a function of (seed, pair, channel): the same in forward and backward pass
+   and for any number of threads, and kept nowhere. */
+static void drop(const Update *f, REAL *restrict x, int which, int64_t pair, int64_t pairs)
 {
-    return f->masks[which] ? f->masks[which] + pair * f->edge : NULL;
+    const uint32_t below = (uint32_t)f->below;
+    const REAL kept = (REAL)f->kept;
+    for (int64_t p = 0; below && p < pairs; p++, x += f->edge) {
+        const uint64_t key = mixed((uint64_t)f->seeds[which] + (uint64_t)(pair + p) * 0x9e3779b97f4a7c15u);
+        const uint32_t low = (uint32_t)key, high = (uint32_t)(key >> 32);
+        for (int64_t c = 0; c < f->edge; c++) {
+            uint32_t bits = ((uint32_t)c + 1) * 0x9e3779b1u + low;
+            bits = (bits ^ bits >> 16) * 0x85ebca6bu + high;
+            bits = (bits ^ bits >> 13) * 0xc2b2ae35u;
+            x[c] *= (bits ^ bits >> 16) < below ? 0 : kept;
+        }
+    }
 }
 
 /* everything of `pairs` pairs from the first on; tile->sum and tile->next are normalised but not scaled */
@@ -147,7 +160,7 @@ static void forward(const Update *f, const Tile *t, int64_t pair, int64_t pairs)
     gelu(t->active, t->z, pairs * hidden);
     times(t->sum, t->active, f->transposed[OUT], pairs, hidden, edge);
     add_bias(t->sum, w[OUT_BIAS], pairs, edge);
-    drop(t->sum, mask_at(f, 0, pair), (REAL)f->kept, pairs * edge);
+    drop(f, t->sum, 0, pair, pairs);
     for (int64_t p = 0; p < pairs; p++)
         add_row(t->sum + p * edge, t->both + 2 * p * edge, edge);
     if (w[SCALE_1])
@@ -157,7 +170,7 @@ static void forward(const Update *f, const Tile *t, int64_t pair, int64_t pairs)
     gelu(t->wide, t->w, pairs * hidden);
     times(t->next, t->wide, f->transposed[NARROW], pairs, hidden, edge);
     add_bias(t->next, w[NARROW_BIAS], pairs, edge);
-    drop(t->next, mask_at(f, 1, pair), (REAL)f->kept, pairs * edge);
+    drop(f, t->next, 1, pair, pairs);
     for (int64_t i = 0; i < pairs * edge; i += LANES)
         store(t->next + i, load(t->next + i) + load(t->step + i));
     if (w[SCALE_2])
@@ -170,10 +183,10 @@ static void step_backward(const Update *f, const Tile *t, int which, int64_t pai
     const int matrix = which ? NARROW : OUT, bias = which ? NARROW_BIAS : OUT_BIAS;
     const int64_t edge = f->edge, hidden = f->hidden;
     REAL *g = t->of_sum;
-    if (f->masks[which]) {
+    if (f->below) {
         g = t->totals;
         memcpy(g, t->of_sum, (size_t)(pairs * edge) * sizeof(REAL));
-        drop(g, mask_at(f, which, pair), (REAL)f->kept, pairs * edge);
+        drop(f, g, which, pair, pairs);
     }
     add_rows(f->of_weights[bias], g, pairs, edge);
     add_outer(f->of_weights[matrix], g, which ? t->wide : t->active, pairs, edge, hidden);
