@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not kernels.take(torch.zeros(1)), reason="there 
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    monkeypatch.setattr(kernels, "_parts", lambda *_: torch.get_num_threads())  # also for so few pairs
+    monkeypatch.setattr(kernels, "parts_of", lambda *_: torch.get_num_threads())  # also for so few pairs
     yield 3
     torch.set_num_threads(before)
 
@@ -132,7 +132,7 @@ def test_no_more_threads_than_memory_allows() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        counts = [kernels._parts(torch.zeros(n, 32), [torch.zeros(100, 128)]) for n in (10, 250, 10_000)]
+        counts = [kernels.parts_of(torch.zeros(n, 32), [torch.zeros(100, 128)]) for n in (10, 250, 10_000)]
         assert counts == [1, 2, 3]
     finally:
         torch.set_num_threads(before)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from wsl.graphs.pairs import Pairs, Rectangle
 from wsl.nn.pairs import kernels
+from wsl.nn.pairs.attention import attend
+from wsl.nn.pairs.update import update
 from wsl.nn.recompute import recomputed_in_chunks
 
 #: values of the widest array of a chunk; a handful of such arrays should fit the cache
@@ -55,7 +57,7 @@ class RelationalAttention(nn.Module):
         rows = q.index_select(0, pairs.rows)
         maps: list[Tensor] = [linear.weight for linear in self.edge_maps]  # type: ignore[misc]
         if kernels.take(edges, rows, *maps):
-            y, summed = kernels.attend(pairs, edges, rows, k, v, maps, self.heads)
+            y, summed = attend(pairs, edges, rows, k, v, maps, self.heads)
         else:
             chunks = [
                 (piece, piece.pair_slice, piece.row_slice)
@@ -140,7 +142,7 @@ class PairUpdate(nn.Module):
             widen, narrow, bias, *last = self.feed.weights()
             steps = (self.both.weight, self.out.weight, self.out.bias, widen, narrow, bias)
             norms = (*_norm_weights(self.norm), *last)
-            return kernels.update(pairs, edges, *ends, steps, norms, self.dropout if self.training else 0.0)
+            return update(pairs, edges, *ends, steps, norms, self.dropout if self.training else 0.0)
         step = CHUNK_VALUES // self.out.in_features
         slices = [slice(start, min(start + step, len(pairs))) for start in range(0, len(pairs), step)]
         cut = (pairs.query, pairs.key, edges, edges.index_select(0, pairs.partner))

@@ -1,13 +1,14 @@
 /* Attention between nodes whose pairs have states: sum_j alpha_ij v_ij and sum_j alpha_ij e_ij, and the gradients.
 
-       q_ij = q_i + Q e_ij,   k_ij = k_j + K e_ij,   v_ij = v_j * S e_ij (or v_j),   alpha = softmax_j(scale <q, k>_head)
+       q_ij = q_i + Q e_ij,   k_ij = k_j + K e_ij,   v_ij = v_j * S e_ij (or v_j),
+       alpha_ij = softmax_j(scale <q_ij, k_ij>), in every head
 
-   A tile of whole rows (a row: all pairs of one query i) goes through all steps while it lies in the cache; of arrays as
-   large as [pairs, channels] none is ever in memory, and the backward pass computes them again. The products with the
+   A tile of whole rows (a row: all pairs of one query i) goes through all steps while it lies in the cache; no array
+   of [pairs, channels] is ever in memory, and the backward pass computes all again. The products with the
    three maps, here side by side as one matrix, take most of the time; what else happens to their results is one pass
    over them each way.
 
-   Compiled for REAL = float and double by kernels.py, which documents the layout of the arguments. */
+   Compiled for REAL = float and double by kernels.py; the arguments are laid out by attention.py. */
 
 #include "tile.h"
 
@@ -86,7 +87,8 @@ static void scores(const Attention *f, Tile *tile, int64_t row, int64_t pair, in
     const REAL *q = tile->maps, scale = (REAL)f->scale;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t j = 0; j < degree; j++, q += all_maps) {
-            const REAL *of_row = f->query + (row + r) * width, *of_key = f->keys + f->key[pair + r * degree + j] * width;
+            const REAL *of_row = f->query + (row + r) * width;
+            const REAL *of_key = f->keys + f->key[pair + r * degree + j] * width;
             for (int64_t c = 0; c < width; c += f->head) {
                 vec sum = all(0);
                 for (int64_t i = c; i < c + f->head; i += LANES)

@@ -32,7 +32,7 @@ static REAL *numbers(int64_t count)
 
 /* -- products ---------------------------------------------------------------------------------------------------- */
 
-/* out[r][j] = (or +=) sum_k a[r][k] b[k][j] for ROWS rows r and `vectors` vectors j; a[r][k] is a[r a_row + k a_step] */
+/* out[r][j] = (or +=) sum_k a[r][k] b[k][j], ROWS rows r, `vectors` vectors j; a[r][k] stands at r a_row + k a_step */
 INLINE void block(REAL *out, int64_t out_row, const REAL *a, int64_t a_row, int64_t a_step, const REAL *b,
                   int64_t b_row, int64_t depth, const int add, const int vectors)
 {
@@ -86,7 +86,7 @@ static void add_outer(REAL *out, const REAL *a, const REAL *b, int64_t pairs, in
     product(out, width, a, 1, columns, b, width, columns, pairs, width, 1);
 }
 
-/* -- sums over the lanes of many vectors, a vector of sums at a time ------------------------------------------------- */
+/* -- sums over the lanes of many vectors, a vector of sums at a time ----------------------------------------------- */
 
 typedef struct {
     REAL *out;

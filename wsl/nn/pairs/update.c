@@ -7,7 +7,7 @@
    the backward pass, which computes the rest again. What a pair adds to the gradient of its reverse is written beside
    (`of_reverse`), where no other thread writes: every pair is the reverse of one.
 
-   Compiled for REAL = float and double by kernels.py, which documents the layout of the arguments. */
+   Compiled for REAL = float and double by kernels.py; the arguments are laid out by update.py. */
 
 #include "tile.h"
 #include "gelu.h"
@@ -23,8 +23,8 @@ typedef struct {
     double kept;                /* what survives is multiplied by this */
     const int64_t *query, *key, *partner;
     const REAL *edges, *of_query, *of_key; /* [P, edge], [N, hidden] twice */
-    const REAL *weights[WEIGHTS];          /* B [hidden, 2 edge], O [edge, hidden], b, W [hidden, edge], N [edge, hidden], c, … */
-    const REAL *transposed[WEIGHTS];       /* of the four matrices; norms may be NULL */
+    const REAL *weights[WEIGHTS];          /* B [hidden, 2 edge], O and N [edge, hidden], W [hidden, edge]; norms or NULL */
+    const REAL *transposed[WEIGHTS];       /* of the four matrices */
     REAL *updated;                         /* [P, edge] */
     const REAL *of_updated;
     REAL *of_edges, *of_reverse, *of_query_nodes, *of_key_nodes; /* gradients, [P, edge] twice, [N, hidden] twice */
@@ -123,8 +123,8 @@ static uint64_t mixed(uint64_t bits) /* the finaliser of SplitMix64 */
     return bits ^ bits >> 31;
 }
 
-/* Dropout of x [pairs, edge]. Random bits are a function of (seed, pair, channel): the same in forward and backward pass
-   and for any number of threads, and kept nowhere. */
+/* Dropout of x [pairs, edge]. Random bits are a function of (seed, pair, channel): the same in the forward and in the
+   backward pass and for any number of threads, and kept nowhere. */
 static void drop(const Update *f, REAL *restrict x, int which, int64_t pair, int64_t pairs)
 {
     const uint32_t below = (uint32_t)f->below;
@@ -248,7 +248,8 @@ int update(const Update *f, int64_t first, int64_t last)
         const int64_t pairs = last - first < TILE ? last - first : TILE;
         forward(f, &tile, first, pairs);
         if (f->updated)
-            scaled_rows(f->updated + first * f->edge, tile.next, f->weights[SCALE_2], f->weights[SHIFT_2], pairs, f->edge);
+            scaled_rows(f->updated + first * f->edge, tile.next, f->weights[SCALE_2], f->weights[SHIFT_2], pairs,
+                        f->edge);
         else
             backward(f, &tile, first, pairs);
     }
