@@ -15,14 +15,14 @@ LAYERS = [
         "wsl.errors", "wsl.ranges", "wsl.activations", "wsl.spec", "wsl.batch", "wsl.symmetry", "wsl.mixed_symmetry",
         "wsl.sparsity", "wsl.native",
     ),
-    ("wsl.config", "wsl.run_folder"),
+    ("wsl.config", "wsl.plain_yaml", "wsl.run_folder", "wsl.watchdog"),
     ("wsl.execute", "wsl.verify", "wsl.canonical", "wsl.state_dict", "wsl.trace"),
     ("wsl.zoo", "wsl.graphs", "wsl.nn", "wsl.gradient_flow"),
     ("wsl.encoders", "wsl.data"),
     ("wsl.tasks",),
     (
         "wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.export", "wsl.results", "wsl.plots",
-        "wsl.zoo_figure", "wsl.attention_maps", "wsl.trainer", "wsl.ranks", "wsl.preemption",
+        "wsl.zoo_figure", "wsl.attention_maps", "wsl.trainer", "wsl.ranks", "wsl.preemption", "wsl.tracking",
     ),
     ("wsl.run_config", "wsl.build", "wsl.command_line"),
     ("wsl.report", "wsl.sweeps"),
@@ -32,10 +32,10 @@ HOMES = {
     "h5py": ("wsl.zoo", "scripts.benchmarks.streaming"),  # the latter measures against it
     "pytorch_lightning": (
         "wsl.data", "wsl.tasks", "wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.trainer", "wsl.ranks",
-        "wsl.build", "wsl.report",
+        "wsl.build", "wsl.report", "wsl.tracking",
     ),
     "hydra": ("wsl.run_config", "wsl.build", "wsl.command_line", "train", "scripts"),
-    "wandb": ("wsl.trainer",),
+    "wandb": ("wsl.trainer", "wsl.tracking"),
     "torchdata": ("wsl.data.loader",),
 }  # fmt: skip
 SIBLINGS = [("wsl.encoders", "wsl.data"), ("wsl.zoo", "wsl.nn")]

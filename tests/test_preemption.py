@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -123,14 +125,50 @@ def test_signalled_from_outside(small_zoo: Path, tmp_path: Path) -> None:
     assert code == EXIT_CODE and time.monotonic() - asked < 30, said
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """A program that leaves hears no more; the one that runs the tests is to."""
+    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_while_nothing_is_trained_the_program_leaves_at_once() -> None:
-    before = signal.getsignal(signal.SIGUSR1)
     with pytest.raises(Preempted) as left, watched():
         os.kill(os.getpid(), signal.SIGUSR1)
         time.sleep(5)
-    assert left.value.code == EXIT_CODE and signal.getsignal(signal.SIGUSR1) is before
+    assert left.value.code == EXIT_CODE
+    os.kill(os.getpid(), signal.SIGUSR1)  # and on its way out, hears no second one
 
 
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("error", [None, ValueError("of the program")])
+def test_a_program_that_stays_has_its_handlers_back(error: Exception | None) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with contextlib.suppress(ValueError), watched():
+        assert signal.getsignal(signal.SIGUSR1) is not before
+        if error is not None:
+            raise error
+    assert signal.getsignal(signal.SIGUSR1) is before and signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_second_signal_does_not_disturb_leaving() -> None:
+    cleaned = False
+    with pytest.raises(Preempted, match="SIGUSR1"), watched():
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            cleaned = True
+    assert cleaned
+
+
+@pytest.mark.usefixtures("handlers")
 def test_while_training_it_is_only_noted() -> None:
     with pytest.raises(Preempted, match="SIGUSR2"), watched():
         preemption.defer(True)
@@ -139,6 +177,7 @@ def test_while_training_it_is_only_noted() -> None:
         preemption.defer(False)
 
 
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(("name", "times"), [("SIGUSR1", 1), ("SIGUSR2", 1), ("SIGTERM", 0)])
 def test_submitit_is_asked_once(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> None:
     """It requeues a job of its own; SIGTERM is Slurm's own business."""

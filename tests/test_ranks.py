@@ -80,8 +80,13 @@ def test_a_failure_is_kept_and_passed_on(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_silent_loss_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "PATIENCE", 0.0)
-    with pytest.raises(RanksError, match=r"lost another rank(.|\n)*collective_timeout"), failures_told(tmp_path, 2):
+    with pytest.raises(RanksError, match=r"rank 0 lost rank 1 .*collective_timeout"), failures_told(tmp_path, 2):
         raise RuntimeError("Timed out waiting 5000ms for recv operation to complete")
+    (tmp_path / "failed" / "rank2.lost").touch()  # it has lost another one too
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(RanksError, match="rank 1 lost rank 3 "), failures_told(tmp_path, 4):
+        raise RuntimeError("Connection closed by peer")
+    monkeypatch.delenv("LOCAL_RANK")
     with failures_told(tmp_path, 1):
         pass
     assert not (tmp_path / "failed").exists()

@@ -142,6 +142,8 @@ def test_resuming_takes_what_is_given_and_nothing_else(small_zoo: Path, tmp_path
         (["encoder=mlp"], ["encoder.name", "mlp", "statnn"]),
         (["trainer.max_epochs=9"], ["trainer.max_epochs", "9", "1"]),  # the cosine is planned over the epochs
         (["compare=[mlp]"], ["compare", "mlp"]),
+        (["trainer.devices=2"], ["trainer.devices: the run has 1, you gave 2"]),  # rows would fall into other batches
+        (["data.workers=2"], ["data.workers: the run has 0, you gave 2"]),
         (["encoder.widht=3"], ["encoder.widht", "3"]),
     ],
 )

@@ -143,6 +143,7 @@ def folder(config: RunConfig) -> Path:
     found = _named(config) or run_folder.create(Path(config.run_root), config.run_name)
     if config.trainer.devices > 1:
         os.environ.setdefault(run_folder.FOLDER_VARIABLE, str(found))
+        os.environ.setdefault(run_folder.STARTER_VARIABLE, str(os.getpid()))
     return found
 
 

@@ -21,10 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from wsl.config import ConfigError, unknown_key
 from wsl.errors import UserError
-from wsl.run_folder import FOLDER_VARIABLE
+from wsl.run_folder import FOLDER_VARIABLE, STARTER_VARIABLE
 
 #: what Lightning and this program leave in the environment for the ranks that Lightning starts
-RANK_VARIABLES = (FOLDER_VARIABLE, "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+RANK_VARIABLES = (
+    FOLDER_VARIABLE, STARTER_VARIABLE, "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
 
 #: KEY=VALUE, +KEY=VALUE, ++KEY=VALUE or ~KEY=VALUE
 OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@]*=")

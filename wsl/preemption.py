@@ -2,7 +2,8 @@
 
 While a run trains, a signal is only noted; :class:`wsl.callbacks.preempt.Preempt` writes one checkpoint at the next
 step on which all ranks agree, and the program ends with :data:`EXIT_CODE`. At any other time (data are prepared, the
-best checkpoint is tested) there is nothing to write that is not on disk, and the program ends at once with that code.
+best checkpoint is tested) there is nothing to write that is not on disk, and the program ends at once with that code;
+a main thread that cannot, as it waits for another rank, is ended by :mod:`wsl.watchdog`.
 
 Who starts the job again is somebody else, and one only: submitit for a job of a sweep, else the batch script, which
 sees the exit code (scripts/train.sbatch), else whoever reads the message.
@@ -13,7 +14,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 from wsl import ranks
 from wsl.run_folder import first_rank
+from wsl.watchdog import Watchdog
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 #: of a run that was preempted and can go on; EX_TEMPFAIL of sysexits.h
@@ -62,35 +63,43 @@ def defer(until_asked: bool) -> None:
         raise Preempted(_received)
 
 
-def listen() -> None:
-    """Take the signals over. Lightning puts a handler of its own before every stage, so this is asked for again."""
-    if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            signal.signal(number, _note)
-
-
 @contextmanager
 def watched() -> Iterator[None]:
-    """A program that leaves as this module says; handlers of before are put back at the end."""
+    """A program, in the main thread, that leaves as this module says.
+
+    Handlers of before are put back at the end, but of a program that leaves, which is to hear no more.
+    """
     global _received, _deferred
+    code = 0 if ranks.started_by_lightning() else EXIT_CODE  # the first rank, killed if others fail, says it for all
     before = {number: signal.getsignal(number) for number in SIGNALS}
     _received, _deferred = None, False
-    listen()
+    watchdog = Watchdog(SIGNALS, lambda: not _deferred, code, ranks.starter())
+    for number in SIGNALS:
+        signal.signal(number, _note)
+    watchdog.start()
     try:
         yield
     except Preempted as left:
         for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # it is known
+            signal.signal(number, signal.SIG_IGN)
         if first_rank():
             print(f"{left}; exit code {EXIT_CODE}", file=sys.stderr, flush=True)  # noqa: T201
         _resubmit(left.signal, before[signal.SIGUSR2])
-        if ranks.started_by_lightning():
-            left.code = 0  # the first rank, which would be killed if others failed, says it for all
+        left.code = code
         raise
+    except BaseException:
+        _put_back(before)
+        raise
+    else:
+        _put_back(before)
     finally:
+        watchdog.stop()
         _received, _deferred = None, False
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+def _put_back(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def _resubmit(number: signal.Signals, submitit: Any) -> None:
@@ -102,6 +111,6 @@ def _resubmit(number: signal.Signals, submitit: Any) -> None:
 
 def _note(number: int, frame: Any) -> None:
     global _received
-    _received = signal.Signals(number)
-    if not _deferred:
+    known, _received = _received is not None, signal.Signals(number)
+    if not _deferred and not known:  # a second one is not to disturb how the program leaves
         raise Preempted(_received)

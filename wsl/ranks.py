@@ -26,7 +26,7 @@ from pytorch_lightning.plugins.environments import (
 )
 
 from wsl.errors import UserError
-from wsl.run_folder import FOLDER_VARIABLE, first_rank, write_text
+from wsl.run_folder import FOLDER_VARIABLE, STARTER_VARIABLE, first_rank, write_text
 
 #: how long a rank that lost the others waits for them to say why
 PATIENCE = 3.0
@@ -53,6 +53,11 @@ def under_srun() -> bool:
 def started_by_lightning() -> bool:
     """Whether this process is a rank that the first one of this machine has started."""
     return FOLDER_VARIABLE in os.environ and int(os.environ.get("LOCAL_RANK", 0)) > 0 and not under_torchrun()
+
+
+def starter() -> int | None:
+    """The process that has started this rank, if it is one that Lightning has."""
+    return int(os.environ[STARTER_VARIABLE]) if started_by_lightning() and STARTER_VARIABLE in os.environ else None
 
 
 def launched_name() -> str | None:
@@ -121,11 +126,12 @@ def failures_told(folder: Path, ranks: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        told.mkdir(exist_ok=True)
         if not _lost(error):
-            told.mkdir(exist_ok=True)
             write_text(told / f"rank{_rank()}.txt", "".join(traceback.format_exception(error)))
             raise
-        raise RanksError(_what_others_said(told, error)) from error
+        (told / f"rank{_rank()}.lost").touch()
+        raise RanksError(_what_others_said(told, ranks, error)) from error
 
 
 def _lost(error: Exception) -> bool:
@@ -133,13 +139,15 @@ def _lost(error: Exception) -> bool:
     return communication and any(word in str(error).lower() for word in LOST)
 
 
-def _what_others_said(told: Path, error: Exception) -> str:
+def _what_others_said(told: Path, ranks: int, error: Exception) -> str:
     deadline = time.monotonic() + PATIENCE
     while not (files := sorted(told.glob("rank*.txt"))) and time.monotonic() < deadline:
         time.sleep(0.05)
     if not files:
+        silent = [rank for rank in range(ranks) if rank != _rank() and not (told / f"rank{rank}.lost").exists()]
+        who = f"rank {', '.join(map(str, silent))}" if silent else "another rank for a while"
         return (
-            f"rank {_rank()} lost another rank, which has said nothing: it was killed, or did not come within "
+            f"rank {_rank()} lost {who} (of {ranks}), which has said nothing: it was killed, or did not come within "
             f"trainer.collective_timeout seconds. Communication says: {str(error).splitlines()[0]}"
         )
     said = "\n".join(f"rank {path.stem.removeprefix('rank')} failed:\n{path.read_text()}" for path in files)

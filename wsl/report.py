@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
 
-from wsl import plots, results
+from wsl import plots, results, tracking
 from wsl.attention_maps import write_attention
 from wsl.batch import WeightBatch
 from wsl.build import RunConfig
@@ -87,9 +87,7 @@ def conclude(config: RunConfig, folder: Path, data: Data, task: Task, trainer: p
         figures = _figures(folder, data, task, result)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                for path in figures:
-                    logger.log_image(key=f"figures/{path.stem}", images=[str(path)])
-                logger.experiment.finish()
+                tracking.conclude(logger, folder, task, figures, {f"val/{metric}": result.val[metric]})
     return result
 
 

@@ -235,6 +235,10 @@ def _resumed(source: Path, given: Sequence[str]) -> RunConfig:
     Only the keys that are given count; the defaults of the others do not.
     """
     stored = run_folder.read_config(source)
+    try:
+        _checked(stored)
+    except ConfigError as error:
+        raise ConfigError(f"{source / 'config.yaml'}: {error}") from None
     wanted = OmegaConf.create({k: v for k, v in stored.items() if k != "compare"})
     for text in given:
         item = OverridesParser.create().parse_override(text)

@@ -20,10 +20,13 @@ from typing import Any
 
 import yaml
 
+from wsl import plain_yaml
 from wsl.errors import UserError
 
 #: set by the first process of a run for the ranks that it starts
 FOLDER_VARIABLE = "WSL_RUN_FOLDER"
+#: its process, likewise
+STARTER_VARIABLE = "WSL_FIRST_RANK"
 
 
 class RunFolderError(UserError, RuntimeError):
@@ -107,17 +110,25 @@ ADDED_LATER = {"sparsity": {"name": "none"}}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config that a run was started with, as plain values."""
+    """The config that a run was started with, as plain values.
+
+    Raises:
+        RunFolderError: if there is none, or it is not one that a run has written.
+    """
+    path = folder / "config.yaml"
     try:
-        text = (folder / "config.yaml").read_text()
+        content = path.read_bytes()
     except OSError:
         raise RunFolderError(f"{folder} is no run folder: it has no config.yaml") from None
     try:
-        config = yaml.safe_load(text)
+        config = plain_yaml.load(content)
     except yaml.YAMLError as error:
-        raise RunFolderError(f"{folder / 'config.yaml'} is not readable YAML: {error}") from None
+        raise RunFolderError(f"{path} is not readable YAML: {error}") from None
     if not isinstance(config, dict):
-        raise RunFolderError(f"{folder / 'config.yaml'} does not hold a config")
+        raise RunFolderError(f"{path} does not hold a config")
+    for key, value in flat(config).items():
+        if "${" in f"{key}{value}":  # OmegaConf would look it up, in the environment for instance
+            raise RunFolderError(f"{path}: {key}={value}: a run's config holds values, nothing that is looked up")
     return ADDED_LATER | config
 
 

@@ -43,6 +43,9 @@ FOREIGN_WARNINGS = (
     "It is recommended to use .self.log.*sync_dist",  # metrics of gathered rows are the same on all ranks
 )
 
+#: says which rank of this machine was killed, and ends the others
+LAUNCHER = "lightning_fabric.strategies.launchers.subprocess_script"
+
 
 if TYPE_CHECKING:
     GradientFlowConfig: TypeAlias = Any
@@ -90,7 +93,7 @@ def lightning_trainer(
     quieten()
     shown = ("bar" if sys.stdout.isatty() else "lines") if progress == "auto" else progress
     bars: dict[str, list[pl.Callback]] = {"bar": [RichProgressBar()], "lines": [PlainProgress()], "none": []}
-    return pl.Trainer(
+    trainer = pl.Trainer(
         default_root_dir=folder,
         accelerator=accelerator,
         devices=devices,
@@ -120,6 +123,9 @@ def lightning_trainer(
         enable_progress_bar=shown == "bar",
         enable_model_summary=False,
     )
+    # Signals are wsl.preemption's. Lightning's own handler would talk to the other ranks, which may not listen.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def _strategy(name: str, world: int, mixed: bool, timeout: float) -> Strategy | str:
@@ -161,6 +167,7 @@ def quieten() -> None:
     """Silence Lightning's advice and the warnings of libraries about each other; a run's own words remain."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(LAUNCHER).setLevel(logging.INFO)
     for message in FOREIGN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 

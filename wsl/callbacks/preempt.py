@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,8 @@ class Preempt(Checkpoint):
     """Ends a run that the scheduler takes the machine from (:mod:`wsl.preemption`).
 
     After each optimiser step the ranks take the maximum of the signal that each has seen, so that a signal to one of
-    them is one to all, at the same step. Within an epoch ``last.ckpt`` is written there; at an epoch's last step its
+    them is one to all, at the same step. Until the first step it is noted too: a rank that left at once would be waited
+    for by the others. Within an epoch ``last.ckpt`` is written there; at an epoch's last step its
     validation is done first and the epoch's own checkpoint is the one. The run leaves a little later, when the metrics
     of the step are logged. (Lightning calls callbacks of this type last, so after those that change the weights.)
 
@@ -36,13 +38,17 @@ class Preempt(Checkpoint):
         self._leaving: signal.Signals | None = None
 
     def setup(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.world_size > 1:  # over the host's network: asking must not wait for the GPU
+        if stage != "fit":
+            return
+        if trainer.world_size > 1:  # over the host's network: asking must not wait for the GPU
             self._group = torch.distributed.new_group(backend="gloo", timeout=self._timeout)
+        preemption.defer(True)
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        preemption.listen()
-        preemption.defer(True)
         self._step = trainer.global_step
+        number = self._agreed(trainer)
+        if number is not None:
+            raise Preempted(number, self.last if self.last.exists() else None)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self._leave()
@@ -67,8 +73,9 @@ class Preempt(Checkpoint):
         self._leave()
         preemption.defer(False)
 
-    def on_test_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        preemption.listen()
+    def on_exception(self, trainer: pl.Trainer, task: pl.LightningModule, exception: BaseException) -> None:
+        with contextlib.suppress(Preempted):  # something else ends this run
+            preemption.defer(False)
 
     def _agreed(self, trainer: pl.Trainer) -> signal.Signals | None:
         """The signal that any rank has seen, the same on all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -34,7 +35,22 @@ def loader(
         multiprocessing_context=start_method if workers else None,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=_deaf,
     )
+
+
+def _deaf(worker: int) -> None:
+    """A scheduler asks all processes of a job to leave; workers serve the main one until that has left."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _late)
+
+
+def _late(number: int, frame: Any) -> None:
+    """In a while, as the main process may want batches to the end of its step; at once when asked again."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.alarm(10)
 
 
 def _as_it_is(batch: Batch) -> Batch:

@@ -28,6 +28,7 @@ from typing import Any
 
 import yaml
 
+from wsl import plain_yaml
 from wsl.activations import ACTIVATION_PARAMETERS, SYMMETRIES_OF_ACTIVATION
 from wsl.spec import SpecError
 
@@ -63,7 +64,7 @@ class Hints:
         if isinstance(source, (str, Path)):
             where = str(source)
             try:
-                source = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+                source = plain_yaml.load(Path(source).read_bytes())
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 raise SpecError(f"{where} cannot be read: {error}") from error
         if not isinstance(source, Mapping):

@@ -1,0 +1,46 @@
+"""YAML of others: no tags, no aliases, no depth, no lookups; each refusal is one error that names the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from wsl import plain_yaml
+from wsl.run_folder import RunFolderError, read_config
+
+#: ten lines that name 10^9 values
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
+
+HOSTILE = {
+    "alias bomb": (LAUGHS.encode(), r"aliases \(\*a0\)"),
+    "recursive": (b"a: &a [*a]", r"aliases \(\*a\)"),
+    "python object": (b"a: !!python/object/apply:os.mkdir [owned]", "could not determine a constructor"),
+    "python name": (b"a: !!python/name:os.system", "could not determine a constructor"),
+    "deep": (b"[" * 5000, "recursion"),
+    "long number": (b"a: " + b"9" * 5000, "digits"),
+    "impossible date": (b"a: 2024-99-99", "month"),
+    "no text": (b"a: \xff\xfe\xfa", "invalid|unacceptable|decode"),
+    "zero bytes": (b"a: \0", "special characters"),
+    "large": (b"#" * (plain_yaml.MAX_BYTES + 1), "more than"),
+    "list": (b"[1, 2]", "does not hold a config"),
+    "empty": (b"", "does not hold a config"),
+    "environment": (b"data: {path: '${oc.env:HOME}'}", r"data\.path=\$\{oc\.env:HOME\}.*looked up"),
+    "resolver in a key": (b"data: {'${oc.env:HOME}': 1}", "looked up"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_run_config_that_no_run_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    content, words = HOSTILE[name]
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(RunFolderError, match=words) as error:
+        read_config(tmp_path)
+    assert str(tmp_path) in str(error.value) and not (tmp_path / "owned").exists()
+
+
+def test_plain_values_are_read() -> None:
+    values = {"a": [1, 2.5, None, True, "x"], "b": {"c": "d"}}
+    assert plain_yaml.load(yaml.safe_dump(values).encode()) == values

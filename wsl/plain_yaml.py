@@ -1,0 +1,33 @@
+"""YAML that somebody else has written: plain values, as many as are there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+#: of a file; configs and hints are a few kilobytes
+MAX_BYTES = 4 * 2**20
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses aliases, of which a few lines can name more values than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases (*{self.peek_event().anchor}) are refused; write the values out")
+        return super().compose_node(parent, index)
+
+
+def load(content: bytes) -> Any:
+    """Lists, dicts, strings, numbers, dates.
+
+    Raises:
+        yaml.YAMLError: for everything that is wrong with the content: tags, aliases, encoding, depth, size.
+    """
+    if len(content) > MAX_BYTES:
+        raise yaml.YAMLError(f"{len(content):,} bytes are more than the {MAX_BYTES:,} that are read")
+    try:
+        return yaml.load(content, _Loader)
+    except (ValueError, RecursionError, AttributeError) as error:  # impossible dates, endless digits, 1,000 brackets
+        raise yaml.YAMLError(str(error)) from None
