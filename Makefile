@@ -48,7 +48,7 @@ check: setup  ## lint and type-check
 
 # Releases younger than a week are not taken (supply-chain cooling-off). CUDA packages are torch's own business.
 CUDA_PACKAGES = $(shell sed -n 's/^\(nvidia-[a-z0-9-]*\|cuda-[a-z0-9-]*\|triton\)==.*/--no-emit-package \1/p' $(VENV)/full.lock 2>/dev/null)
-COMPILE = $(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --generate-hashes \
+COMPILE = $(BIN)/uv pip compile pyproject.toml --extra dev --extra search --universal --python-version 3.10 --generate-hashes \
 	--exclude-newer $(shell date -u -d '7 days ago' +%Y-%m-%d) --no-annotate --no-header --quiet
 lock: setup  ## pin every version again (needs uv)
 	$(BIN)/pip install --quiet uv

@@ -131,8 +131,9 @@ def text_answer(folder: Path) -> str:
 
 
 def shape_of(message: str) -> str:
-    """The kind of an answer: no numbers, no quotations."""
-    return re.sub(r"'[^']*'|\"[^\"]*\"|b'[^']*'|[-+]?\d[\w.+]*", "#", message.splitlines()[0])[:60]
+    """The kind of an answer: what is wrong, without keys, numbers and quotations."""
+    wrong = message.splitlines()[0].rsplit(": ", 1)[-1]
+    return re.sub(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\w.+]*", "#", wrong)[:30]
 
 
 def keep(name: str, answer: Callable[[Any], str], draw: Callable[[], Any], seconds: float) -> None:

@@ -36,8 +36,8 @@ def here(line: str, zoo: Path, folder: Path) -> list[str]:
 
 def test_no_command_is_left_out() -> None:
     kinds = [line.split()[0] for line in commands()]
-    assert kinds.count("python") == 5 and kinds.count("torchrun") == 1 and kinds.count("sbatch") == 1
-    assert len(kinds) == 7 and sum("launcher=slurm" in line for line in commands()) == 1
+    assert kinds.count("python") == 6 and kinds.count("torchrun") == 1 and kinds.count("sbatch") == 1
+    assert len(kinds) == 8 and sum("launcher=slurm" in line for line in commands()) == 1
 
 
 @pytest.mark.slow
@@ -52,11 +52,19 @@ def test_ranks_and_named_folders(small_zoo: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sweep_and_table(small_zoo: Path, tmp_path: Path) -> None:
-    sweep, _, collect = commands()[4:]
+    sweep, _, collect, _ = commands()[4:]
     finished(*here(sweep, small_zoo, tmp_path))
     folder = shlex.split(collect)[-1].replace("runs/", f"{tmp_path}/runs/")
     said = finished(folder, program=(*PYTHON, str(ROOT / "scripts" / "collect.py")))
     assert "statnn" in said and "mlp" in said and "best by validation" in said
+
+
+@pytest.mark.slow
+def test_search(small_zoo: Path, tmp_path: Path) -> None:
+    line = commands()[7].replace("runs/", f"{tmp_path}/runs/").replace("conf/", f"{ROOT}/conf/")
+    given = [word for word in options(small_zoo, "trainer.max_epochs=1") if not word.startswith(("encoder", "compare"))]
+    said = finished(*shlex.split(line)[2:], *given, program=(*PYTHON, str(ROOT / "scripts" / "search.py")))
+    assert "best of 3: " in said and len(list((tmp_path / "runs" / "search_first").glob("*/result.json"))) == 3
 
 
 @pytest.mark.parametrize("script", ["train.sbatch", "agents.sbatch"])

@@ -20,18 +20,20 @@ from wsl.run_config import RunConfig
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
-#: train.py, but killed with signal 9 in the middle of the step that KILL_AT names, before its optimiser has moved
+#: train.py, but killed with signal 9 in the middle of the step that KILL_AT names, before its optimiser has moved; or
+#: there in another of the task's methods, which KILL_IN names
 KILLED = """
 import os, runpy, signal, sys
 sys.path.insert(0, {root!r})
 from wsl.tasks.base import Task
-step = Task.training_step
-def training_step(self, batch, number):
-    loss = step(self, batch, number)
+name = os.environ.get("KILL_IN", "training_step")
+method = getattr(Task, name)
+def killed(self, *arguments):
+    done = method(self, *arguments)
     if self.global_step == int(os.environ["KILL_AT"]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return loss
-Task.training_step = training_step
+    return done
+setattr(Task, name, killed)
 runpy.run_path({root!r} + "/train.py", run_name="__main__")
 """
 
@@ -94,6 +96,22 @@ def test_killed_within_an_epoch(small_zoo: Path, tmp_path: Path, step: int, kept
         assert not last.exists()
         return
     assert read_checkpoint(last)["global_step"] == kept
+    resume(run)
+    agree(tmp_path / "whole", run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [("lr_scheduler_step", 13), ("validation_step", 16), ("on_save_checkpoint", 15), ("on_validation_epoch_end", 16)],
+)
+def test_killed_between_steps(
+    small_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, step: int
+) -> None:
+    """Between optimiser and schedule, in a validation, while a checkpoint is made."""
+    train.run(config(small_zoo), tmp_path / "whole")
+    monkeypatch.setenv("KILL_IN", method)
+    run = killed(small_zoo, tmp_path / "part", step)
     resume(run)
     agree(tmp_path / "whole", run)
 

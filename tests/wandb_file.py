@@ -74,4 +74,5 @@ def read(path: Path) -> Run:
 
 
 def _values(items: Any) -> dict[str, Any]:
+    """Of a table or an image: KEY/path, KEY/_type and so on."""
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}

@@ -6,6 +6,8 @@ import os
 import pickle
 import shutil
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +61,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return read_checkpoint(fallback)
 
     def remove_checkpoint(self, path: Any) -> None:
-        super().remove_checkpoint(path)
-        previous_generation(Path(path)).unlink(missing_ok=True)
+        """A better one is there already: what cannot be removed is said, and stays."""
+        try:
+            super().remove_checkpoint(path)
+            previous_generation(Path(path)).unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(f"cannot remove the checkpoint {path}: {error.strerror}", stacklevel=2)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -70,13 +76,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: if the file is absent, truncated, or holds anything but tensors and plain containers.
     """
     try:
+        if zipfile.is_zipfile(path) and (part := zipfile.ZipFile(path).testzip()):  # torch ignores the check sums
+            raise CheckpointError(f"{path} is damaged: the check sum of {part} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} was refused by the safe loader, nothing in it was run: {reason}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except CheckpointError:
+        raise
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is truncated or damaged: {reason}") from None
 

@@ -44,5 +44,5 @@ def read_encoder_card(folder: Path) -> tuple[dict[str, Any], int, dict[str, Any]
         if card.get("format") != "wsl-encoder":
             raise ConfigError(f"{path} is not an exported encoder (format {card.get('format')!r})")
         return dict(card["spec"]), int(card["out_features"]), dict(card["encoder"])
-    except (OSError, json.JSONDecodeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as an exported encoder: {error}") from None

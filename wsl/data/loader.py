@@ -11,6 +11,9 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from wsl.data.rows import Batch
 from wsl.data.sampler import BatchSampler
 
+#: seconds that a batch of a worker is waited for
+PATIENCE = 600.0
+
 
 def loader(
     dataset: Dataset[Any],
@@ -36,6 +39,7 @@ def loader(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=_deaf,
+        timeout=PATIENCE if workers else 0,
     )
 
 
