@@ -16,7 +16,7 @@ def test_every_pinned_package_has_a_hash() -> None:
     assert len(entries) > 80
     for entry in entries:
         assert re.match(r"[\w.-]+==[^\s;]+", entry) and "--hash=sha256:" in entry, entry.splitlines()[0]
-    assert not re.search(r"(?m)^(--|http|git\+|-e|\S+ @)", "".join(entries)), "from the index alone"
+    assert not re.search(r"(?m)^(--|https?:|git\+|-e|\S+ @)", "".join(entries)), "from the index alone"
 
 
 def test_malicious_versions_cannot_resolve() -> None:
