@@ -169,6 +169,22 @@ def test_a_second_signal_does_not_disturb_leaving() -> None:
 
 
 @pytest.mark.usefixtures("handlers")
+def test_a_run_that_has_only_to_be_tested_leaves_at_once(
+    small_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(tmp_path, *run(small_zoo, "trainer.limit_train_batches=1"))
+    (tmp_path / "result.json").unlink()
+
+    def told(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(5)
+
+    monkeypatch.setattr("wsl.tasks.base.Task.test_step", told)
+    with pytest.raises(Preempted, match="SIGUSR1"), watched():
+        in_this_process(tmp_path, *run(small_zoo, "trainer.limit_train_batches=1"))
+
+
+@pytest.mark.usefixtures("handlers")
 def test_while_training_it_is_only_noted() -> None:
     with pytest.raises(Preempted, match="SIGUSR2"), watched():
         preemption.defer(True)

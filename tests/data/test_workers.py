@@ -15,6 +15,8 @@ from torch.utils.data import Dataset
 from wsl.data import loader as loaders
 from wsl.data.sampler import BatchSampler
 
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 on torch 2.13
+
 
 class Slow(Dataset[torch.Tensor]):
     """Batches of row numbers; one of them takes its time."""

@@ -73,6 +73,10 @@ class Preempt(Checkpoint):
         self._leave()
         preemption.defer(False)
 
+    def teardown(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":  # also when nothing was left to train
+            preemption.defer(False)
+
     def on_exception(self, trainer: pl.Trainer, task: pl.LightningModule, exception: BaseException) -> None:
         with contextlib.suppress(Preempted):  # something else ends this run
             preemption.defer(False)
