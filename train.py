@@ -34,7 +34,7 @@ def run(config: RunConfig, folder: Path) -> Result:
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float:
     """One run, the encoders that it is compared with, and the table. Returns the run's test metric."""
-    with plain_errors(), one_job():
+    with plain_errors(), watched(), one_job():
         config = build.config(cfg)
         folder = build.folder(config)
         with owned(folder), failures_told(folder, config.ranks):

@@ -155,6 +155,17 @@ def test_a_program_that_stays_has_its_handlers_back(error: Exception | None) -> 
 
 
 @pytest.mark.usefixtures("handlers")
+def test_a_job_in_a_watched_program_changes_nothing() -> None:
+    with watched():
+        mine = signal.getsignal(signal.SIGUSR1)
+        preemption.defer(True)
+        with watched():
+            assert signal.getsignal(signal.SIGUSR1) is mine
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert signal.getsignal(signal.SIGUSR1) is mine and preemption.received() is signal.SIGUSR1
+
+
+@pytest.mark.usefixtures("handlers")
 def test_a_second_signal_does_not_disturb_leaving() -> None:
     cleaned = False
     with pytest.raises(Preempted, match="SIGUSR1"), watched():

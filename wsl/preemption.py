@@ -29,6 +29,7 @@ EXIT_CODE = 75
 
 _received: signal.Signals | None = None
 _deferred = False
+_watched = False
 
 
 class Preempted(SystemExit):
@@ -65,11 +66,16 @@ def defer(until_asked: bool) -> None:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """A program, in the main thread, that leaves as this module says.
+    """A program, or a job of a sweep, in the main thread, that leaves as this module says.
 
+    Within a watched program a second one changes nothing; a job that submitit runs has no such program around it.
     Handlers of before are put back at the end, but of a program that leaves, which is to hear no more.
     """
-    global _received, _deferred
+    global _received, _deferred, _watched
+    if _watched:
+        yield
+        return
+    _watched = True
     code = 0 if ranks.started_by_lightning() else EXIT_CODE  # the first rank, killed if others fail, says it for all
     before = {number: signal.getsignal(number) for number in SIGNALS}
     _received, _deferred = None, False
@@ -94,7 +100,7 @@ def watched() -> Iterator[None]:
         _put_back(before)
     finally:
         watchdog.stop()
-        _received, _deferred = None, False
+        _received, _deferred, _watched = None, False, False
 
 
 def _put_back(handlers: dict[signal.Signals, Any]) -> None:
