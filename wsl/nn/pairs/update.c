@@ -23,7 +23,7 @@ typedef struct {
     double kept;                /* what survives is multiplied by this */
     const int64_t *query, *key, *partner;
     const REAL *edges, *of_query, *of_key; /* [P, edge], [N, hidden] twice */
-    const REAL *weights[WEIGHTS];          /* B [hidden, 2 edge], O and N [edge, hidden], W [hidden, edge]; norms or NULL */
+    const REAL *weights[WEIGHTS]; /* B [hidden, 2 edge], O and N [edge, hidden], W [hidden, edge], …; norms may be NULL */
     const REAL *transposed[WEIGHTS];       /* of the four matrices */
     REAL *updated;                         /* [P, edge] */
     const REAL *of_updated;
