@@ -292,6 +292,19 @@ def test_fields_of_a_family_follow_each_networks_own_group(option: str) -> None:
     assert encoder(batch.select(torch.arange(0))).shape == (0, 3)
 
 
+def test_fields_do_not_grow_with_depth() -> None:
+    """States do, by the number of neurons that are summed over, in every layer."""
+    for name in ("siren", "relu"):
+        wide = mlp_spec(
+            [2, 32, 32, 3], "sine" if name == "siren" else "relu", {"omega": 30.0} if name == "siren" else None
+        )
+        batch = networks(wide)
+        for layers in (1, 6):
+            encoder = build(wide, bidirectional=True, skip=True, layers=layers, equivariant=True, field_scale=1.0)
+            encoder.fit_statistics(batch)
+            assert 0.05 < encoder(batch).square().mean().sqrt() < 20, (name, layers)
+
+
 def test_weights_that_are_zero_are_edited_too() -> None:
     spec = SPECS["relu"]
     batch, weight = networks(spec), torch.from_numpy(spec.tensor["seq.2.weight"].index().ravel())

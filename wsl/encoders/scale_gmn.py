@@ -146,14 +146,15 @@ class ScaleGMN(Encoder):
             shape = batch.values.shape[:-1] if self.equivariant else (0,)
             return batch.values.new_zeros(*shape, self.out_features)
         folded, signs = self._folded(batch)
-        graph, x, edges, back, codes = self._first(folded)
+        graph, first, edges, back, codes = self._first(folded)
         side = codes if self.coded else None
         reach = reaches(graph, len(self.layers), self.readout.roles, self.bidirectional, self.own_back)
+        x = first
         for number, layer in enumerate(self.layers):
             x, edges, back = layer(self.dropout(x) if number else x, edges, back, graph, reach[number], side)
         if not isinstance(self.readout, ScaleField):
             return self.readout(x, graph)
-        field = self.readout(graph, x, edges) * signs
+        field = self.readout(graph, first, x, edges) * signs
         return field if isinstance(batch, MixedWeightBatch) else field.unflatten(0, (len(batch), -1))
 
     def _folded(self, batch: WeightBatch | MixedWeightBatch) -> tuple[MixedWeightBatch, Tensor]:
