@@ -18,7 +18,7 @@ from test_cluster_docs import commands, here
 
 from wsl.results import Result
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.timeout(900)]
 
 EPOCHS = 60
 
@@ -164,11 +164,11 @@ def test_a_sweep_is_a_job_array(cluster: Cluster, small_zoo: Path, tmp_path: Pat
     process = subprocess.Popen(
         sweep, env=cluster.environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    cluster.wait(lambda: len(list((tmp_path / "sweep").glob("1/metrics.csv"))) > 0, 120, "the sweep's second job")
+    cluster.wait(lambda: len(list((tmp_path / "sweep").glob("1/metrics.csv"))) > 0, 300, "the sweep's second job")
     (array,) = set(cluster.run("squeue", "-h", "-o", "%F").split())
     cluster.run("scancel", "--signal=USR1", f"{array}_1")
     try:
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate(timeout=400)
     finally:
         process.kill()
     assert process.returncode == 0, said
