@@ -41,7 +41,7 @@ def start(*arguments: str, program: tuple[str, ...] = (), **variables: str) -> s
     )
 
 
-def end(process: subprocess.Popen[str], timeout: float = 200) -> tuple[int, str]:
+def end(process: subprocess.Popen[str], timeout: float = 600) -> tuple[int, str]:
     """Exit code, and everything that was said."""
     try:
         out, err = process.communicate(timeout=timeout)
@@ -63,7 +63,7 @@ def in_this_process(folder: Path, *arguments: str) -> None:
         train.run(build.continued(run, folder), folder)
 
 
-def appears(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
+def appears(path: Path, process: subprocess.Popen[str], seconds: float = 300) -> None:
     """Wait for a file of a running process."""
     deadline = time.monotonic() + seconds
     while not path.exists():
