@@ -24,12 +24,14 @@ from wsl.graphs.node_graph import NodeBatch, NodeGraph, NodeGraphSpec
 from wsl.nn.sparse.dials import Dials
 
 DATA = Path(os.environ.get("WSL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-GRAPHS = {"Cora": ("cora", 9), "PubMed": ("pubmed", 5), "Coauthor Physics": ("coauthor_physics", 3)}
+GRAPHS = {"Cora": ("cora", 25), "PubMed": ("pubmed", 7), "Coauthor Physics": ("coauthor_physics", 5)}
 BEST = "CSR features"
 #: what is measured: name → (features by their entries, share of edges pruned, share of weights pruned)
 FORMS = {
     "CSR adjacency": (False, 0.0, 0.0),
     BEST: (True, 0.0, 0.0),
+    "50 % edges": (True, 0.5, 0.0),
+    "50 % weights": (True, 0.0, 0.5),
     "50 % edges, 50 % weights": (True, 0.5, 0.5),
     "90 % edges": (True, 0.9, 0.0),
     "95 % weights": (True, 0.0, 0.95),
@@ -85,8 +87,9 @@ def run() -> Report:
             report.goal("Physics, training: times as fast as the best dense form", training[BEST] / epoch, ">=", 1.5)
             report.goal("Physics, inference: times as fast as PyG", inference["PyG"] / pruned, ">=", 5.0)
         sparse = [form for form, (_, edges, weights) in FORMS.items() if edges or weights]
-        worst = max(inference[form] for form in sparse) / inference[BEST]
-        report.goal(f"{name}: time of the slowest sparse form, of the best dense one's", worst, "<=", 1.05)
+        for what, seconds in (("inference", inference), ("training", training)):
+            worst = max(seconds[form] for form in sparse) / seconds[BEST]
+            report.goal(f"{name}, {what}: time of the slowest sparse form, of the best dense one's", worst, "<=", 1.05)
     return report
 
 
@@ -106,8 +109,10 @@ def measure(path: Path, repeats: int) -> tuple[dict[str, float], dict[str, float
 
         return once
 
-    seconds = interleaved({form: inference(model) for form, model in models.items()}, repeats, warmup=1)
-    trained = {form: model for form, model in models.items() if form not in ("PyG", "CSR adjacency")}
+    slow = {form: inference(models[form]) for form in ("PyG", "CSR adjacency")}
+    seconds = interleaved(slow, max(1, repeats // 4), warmup=0 if len(data.graph.x) > 30_000 else 1)
+    seconds |= interleaved({form: inference(m) for form, m in models.items() if form not in slow}, repeats, warmup=1)
+    trained = {form: model for form, model in models.items() if form not in slow}
     epochs = interleaved({form: _epoch(model, batch) for form, model in trained.items()}, repeats, warmup=1)
     return seconds, epochs
 

@@ -48,7 +48,9 @@ def plain(t: Tensor, x: Tensor, theta: list[float], delta: float) -> tuple[Tenso
             if not kept and (t[:, v] > 0).sum() > 1:
                 out[v] += rest * q[v]
                 continue
-            out[v] += theta[hop] * q[v]
+            edges = int((t[:, v] > 0).sum()) - 1
+            stays = (edges - len(kept)) / (edges + 1)
+            out[v] += (theta[hop] + stays * sum(theta[hop + 1 :])) * q[v]
             following[v] += t[v, v] * q[v]
             alive[:, v] = False
             for u in kept:
@@ -87,6 +89,19 @@ def test_single_precision_and_absolute_thresholds() -> None:
     c, other = (propagate(lists, x, appnp(4, 0.1), 0.05, absolute=True, kernel=k) for k in ("c", "torch"))
     assert (c.x - other.x).abs().max() < 1e-5 and c.updates == other.updates
     assert propagate(lists, x, appnp(4, 0.1), 1e9, absolute=True).updates == 0
+
+
+@EACH
+@pytest.mark.parametrize("kernel", ["c", "torch"])
+@pytest.mark.parametrize("delta", [0.0, 0.03, 0.3])
+def test_nothing_is_lost(kind: str, kernel: str, delta: float) -> None:
+    """Σ √d x is the same before and after, whatever is pruned: the left eigenvector of T for the eigenvalue 1."""
+    edges, x = graph(), features()
+    edges = edges[:, edges[0] != edges[1]]
+    root = (torch.bincount(edges[1], minlength=N) + 1.0).double().sqrt()
+    found = propagate(SourceLists.of(edges, N), x, KINDS[kind], delta, kernel=kernel)
+    assert (root @ found.x - root @ x).abs().max() < 1e-12 * float(root @ x.abs().sum(1))
+    assert delta == 0 or found.updates < found.all_updates
 
 
 def test_what_stays_with_a_node_is_not_lost() -> None:

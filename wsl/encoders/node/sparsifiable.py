@@ -17,6 +17,10 @@ from wsl.nn.sparse.sparse_input import SparseInput, sparse_input
 from wsl.sparsity.macs import LayerCost
 
 Norm = Literal["none", "batch"]
+LINE = 16
+"""Channels in a cache line: products are faster with widths that are a multiple of it."""
+WORTHWHILE = 7 / 8
+"""Share of the channels above which leaving out the others costs more than it saves."""
 
 
 class Sparsifiable(NodeEncoder):
@@ -101,8 +105,10 @@ class Sparsifiable(NodeEncoder):
             return None
         known = self._known_live.get(layer)
         if known is None or known[0] is not kept:
-            live = kept.any(0).nonzero().squeeze(-1)
-            known = self._known_live[layer] = kept, live if len(live) < kept.shape[1] else None
+            live = kept.any(0)
+            width = -(-int(live.sum()) // LINE) * LINE  # filled up by channels that are read with weight 0
+            read = torch.argsort(live.to(torch.uint8), descending=True, stable=True)[:width].sort().values
+            known = self._known_live[layer] = kept, read if width <= WORTHWHILE * len(live) else None
         return known[1]
 
     def first_input(self, graph: NodeGraph) -> Tensor | SparseInput:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from wsl.nn.sparse import sparse_product
 from wsl.nn.sparse.sieve import WeightSieve
-from wsl.nn.sparse.sparse_input import SparseInput
+from wsl.nn.sparse.sparse_input import Mask, SparseInput
 from wsl.nn.sparse.sparse_product import SparseWeight
 from wsl.sparsity.bound import layer_error
 from wsl.sparsity.weights import column_norms
@@ -24,6 +24,7 @@ class SparseLinear(nn.Linear):
         super().__init__(in_features, out_features, bias)
         self.sieve = WeightSieve()
         self._known: tuple[tuple[object, ...], Tensor, SparseWeight | None] | None = None
+        self._known_mask: tuple[tuple[object, ...], Mask] | None = None
         if glorot:
             nn.init.xavier_uniform_(self.weight)
             if bias:
@@ -53,6 +54,9 @@ class SparseLinear(nn.Linear):
         return apply_linear(x, weight, bias)
 
     def _chosen(self, x: Tensor | SparseInput, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
+        if isinstance(x, SparseInput) and inputs is None and self._unchanged:
+            out = x.linear(self.weight, self._mask(outputs))
+            return out if self.bias is None else out + (self.bias if outputs is None else self.bias[outputs])
         if inputs is not None or outputs is not None:
             weight = self.weight if self.sieve.kept is None else self.weight * self.sieve.kept
             bias = self.bias if self.bias is None or outputs is None else self.bias[outputs]
@@ -66,6 +70,21 @@ class SparseLinear(nn.Linear):
         """Whether a masked weight is used as it is, without gradients."""
         sieve = self.sieve
         return sieve.kept is not None and not (self.training or torch.is_grad_enabled()) and sieve.errors is None
+
+    @property
+    def _unchanged(self) -> bool:
+        """Whether there is a mask, and it stays as it is in this forward."""
+        sieve = self.sieve
+        return sieve.kept is not None and not (self.training and sieve.pruning) and sieve.errors is None
+
+    def _mask(self, rows: Tensor | None) -> Mask:
+        """The mask of some rows as numbers; made once for each state of it."""
+        kept = self.sieve.kept
+        assert kept is not None
+        key = (kept, rows, self.weight.dtype)
+        if self._known_mask is None or not all(_same(a, b) for a, b in zip(self._known_mask[0], key, strict=True)):
+            self._known_mask = key, Mask.of(kept, rows, self.weight.dtype)
+        return self._known_mask[1]
 
     def _kept_weight(self, inputs: Tensor | None, outputs: Tensor | None) -> tuple[Tensor, SparseWeight | None]:
         """The masked weight, and its entries where the kernel can run; made once for each state of weight and mask."""

@@ -2,8 +2,10 @@
 
 A block of 16 channels has edges of its own. In hop l the message v → u is kept if rest_l |T_uv| ‖x_v‖ > δ · mean ‖x‖
 (norms over the block; rest_l = θ_l + … + θ_L is what the message can still add), and pruned edges stay pruned in later
-hops. Self loops are never pruned. A node none of whose messages is kept sends nothing in that hop, and what it has left
-stays with it: rest_l x_v goes to its own output. There is no random tail: the same graph gives the same features.
+hops. Self loops are never pruned. What a pruned edge would have carried stays with its sender: the share that pruned
+edges are of all of v's, loop included, of the (rest_l − θ_l) x_v that leave it goes to v's own output. So nothing is
+lost: Σ_v √d_v out_v = Σ_v √d_v x_v of an undirected graph for every δ. A node none of whose messages is kept sends
+nothing in that hop, and all that it has left stays. There is no random tail: the same graph gives the same features.
 
 The compiled kernel runs where there is a C compiler, one thread per core; the torch form says the same more slowly.
 """
@@ -35,28 +37,33 @@ Kernel = Literal["auto", "c", "torch"]
 
 @dataclass(frozen=True, eq=False)
 class SourceLists:
-    """Normalised edges by source, the heaviest first: T_uv = 1/√(d_u d_v) with self loops counted, or 1/d_u.
+    """Edges by source, the heaviest first: T_uv = 1/√(d_u d_v) with self loops counted in d, 1/d_u for loops.
+
+    Nodes are numbered anew, by degree from the greatest down, so that those that are read most lie together.
 
     Attributes:
-        pointer: ``[N + 1]`` int64. target: ``[E]`` int32. weight: ``[E]`` float64. loop: ``[N]`` float64, T_vv.
+        pointer: ``[N + 1]`` int64. target: ``[E]`` int32, of each source the receivers of least degree first.
+        degree: ``[N]`` float64, edges into a node and its loop. node: ``[N]`` int64, the old number of each node.
     """
 
     pointer: Tensor
     target: Tensor
-    weight: Tensor
-    loop: Tensor
+    degree: Tensor
+    node: Tensor
 
     @classmethod
     def of(cls, edge_index: Tensor, nodes: int) -> SourceLists:
         """Of the edges ``[2, E]``; self loops among them are replaced by one for each node."""
         source, target = edge_index[:, edge_index[0] != edge_index[1]]
         degree = torch.bincount(target, minlength=nodes).double() + 1
-        weight = (degree[source] * degree[target]).rsqrt()
-        order = torch.argsort(weight, descending=True, stable=True)
-        order = order[torch.argsort(source[order], stable=True)]
+        node = torch.argsort(degree, descending=True, stable=True)
+        number = torch.empty_like(node)
+        number[node] = torch.arange(nodes)
+        source, target = number[source], number[target]
+        order = torch.argsort(source * nodes + (nodes - 1 - target))
         pointer = torch.zeros(nodes + 1, dtype=torch.int64)
         pointer[1:] = torch.bincount(source, minlength=nodes).cumsum(0)
-        return cls(pointer, target[order].int(), weight[order], degree.reciprocal())
+        return cls(pointer, target[order].int(), degree[node], node)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +142,7 @@ def _compiled(
 ) -> tuple[Tensor, int]:
     """Threads take blocks of channels; each counts for itself."""
     out = torch.empty_like(x)
-    weight, loop = lists.weight.to(x.dtype), lists.loop.to(x.dtype)
+    degree = lists.degree.to(x.dtype)
     coefficients = torch.tensor([list(theta), list(rest)], dtype=torch.float64)
     threads = threads or torch.get_num_threads()
     blocks = -(-x.shape[1] // BLOCK)
@@ -146,7 +153,7 @@ def _compiled(
     def piece(number: int) -> None:
         last = min(starts[number] + share, x.shape[1])
         failed = library.propagate(
-            len(x), *(t.data_ptr() for t in (lists.pointer, lists.target, weight, loop, x, out)), x.shape[1],
+            len(x), *(t.data_ptr() for t in (lists.pointer, lists.target, degree, lists.node, x, out)), x.shape[1],
             starts[number], last, len(theta) - 1, coefficients[0].data_ptr(), coefficients[1].data_ptr(), cut[0],
             not cut[1], updates[number].data_ptr(),
         )  # fmt: skip
@@ -162,9 +169,10 @@ def _block(
     lists: SourceLists, x: Tensor, theta: Sequence[float], rest: Sequence[float], threshold: float, absolute: bool
 ) -> tuple[Tensor, int]:
     """The torch form, one block of channels."""
-    degree = lists.pointer.diff()
-    source = torch.repeat_interleave(torch.arange(len(x)), degree)
-    target, weight, loop = lists.target.long(), lists.weight.to(x.dtype), lists.loop.to(x.dtype)[:, None]
+    x, edges, degree = x[lists.node], lists.pointer.diff(), lists.degree.to(x.dtype)
+    source = torch.repeat_interleave(torch.arange(len(x)), edges)
+    target, loop = lists.target.long(), degree.reciprocal()[:, None]
+    weight = (degree[source] * degree[target]).rsqrt()
     limit = threshold if absolute else float(threshold * x.norm(dim=1).double().mean())
     alive = torch.ones(len(source), dtype=torch.bool)
     out, q, updates = torch.zeros_like(x), x, 0
@@ -175,14 +183,17 @@ def _block(
         if limit > 0:
             keep &= weight * size[source] > limit
         sent = torch.bincount(source[keep], minlength=len(x))
-        stays = (sent == 0) & (degree > 0) & ~silent
+        stays = (sent == 0) & (edges > 0) & ~silent
         moves = ~stays & ~silent
         alive = torch.where(moves[source], keep, alive)
         updates += int(keep.sum()) * x.shape[1]
-        out = out + torch.where(stays, x.new_tensor(rest[hop]), x.new_tensor(theta[hop]))[:, None] * q
+        share = theta[hop] + (rest[hop] - theta[hop]) * (edges - sent).to(x) / (edges + 1)
+        out = out + torch.where(stays, rest[hop], share)[:, None] * q
         moving = q * moves[:, None]
         q = (loop * moving).index_add(0, target[keep], weight[keep, None] * q[source[keep]])
-    return out + theta[-1] * q, updates
+    whole = torch.empty_like(out)
+    whole[lists.node] = out + theta[-1] * q
+    return whole, updates
 
 
 @functools.cache

@@ -4,13 +4,51 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from wsl.nn.sparse.edge_set import csr, product
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """What is left of a weight ``[O, F]``: some of its rows, and which of their entries, as numbers 0 and 1.
+
+    Attributes:
+        rows: ``[R]`` int64, or None for all. value: ``[R, F]``. transposed: ``[F, R]``.
+    """
+
+    rows: Tensor | None
+    value: Tensor
+    transposed: Tensor
+
+    @classmethod
+    def of(cls, kept: Tensor, rows: Tensor | None, dtype: torch.dtype) -> Mask:
+        """From a mask ``[O, F]`` bool."""
+        value = (kept if rows is None else kept.index_select(0, rows)).to(dtype)
+        return cls(rows, value, value.t().contiguous())
+
+
+class _MaskedTranspose(torch.autograd.Function):
+    """(W ∘ mask)ᵀ of the rows that a mask has; each way masks in place what had to be transposed anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Mask) -> Tensor:
+        ctx.mask, ctx.shape = mask, weight.shape
+        part = weight if mask.rows is None else weight.index_select(0, mask.rows)
+        return part.t().clone(memory_format=torch.contiguous_format).mul_(mask.transposed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        mask: Mask = ctx.mask
+        part = grad.t().clone(memory_format=torch.contiguous_format).mul_(mask.value)
+        return part if mask.rows is None else part.new_zeros(ctx.shape).index_copy_(0, mask.rows, part), None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +87,10 @@ class SparseInput:
         """Entries in each column ``[F]`` int64."""
         return torch.bincount(self.column, minlength=self.shape[1])
 
-    def linear(self, weight: Tensor) -> Tensor:
-        """X Wᵀ, differentiable in W ``[O, F]``."""
-        return product(weight.t().contiguous(), *self.matrices)
+    def linear(self, weight: Tensor, mask: Mask | None = None) -> Tensor:
+        """X Wᵀ, or X (W ∘ mask)ᵀ of the rows that a mask has; differentiable in W ``[O, F]``."""
+        transposed = weight.t().contiguous() if mask is None else _MaskedTranspose.apply(weight, mask)
+        return product(transposed, *self.matrices)
 
     def dropout(self, rate: float, training: bool) -> SparseInput:
         """Entries dropped and the others scaled; zeros need no dropping."""
