@@ -45,9 +45,9 @@ class UnifewsSparsification(pl.Callback):
 
     Masks and kept edges are buffers of the encoder, so checkpoints and exports hold the sparse model.
 
-    Encoders of neural graphs (NG-GNN, GATv2) prune the edges of every network by itself, by a rule that is in the
-    checkpoint (:mod:`wsl.nn.sparse.network_sieve`): their own messages choose, a pruned edge is absent, and "locked" is
-    not told, as what is scored is the network. Sparsities and MACs are those of 64 training networks.
+    Encoders of neural graphs (NG-GNN, GATv2, ScaleGMN) prune the edges of every network by itself, by a rule that is
+    in the checkpoint (:mod:`wsl.nn.sparse.network_sieve`): their own messages choose, a pruned edge is absent, and
+    "locked" is not told, as what is scored is the network. Sparsities and MACs are those of 64 training networks.
 
     Args:
         folder: the run folder (given by the program).
@@ -130,12 +130,14 @@ class UnifewsSparsification(pl.Callback):
         if not len(self.dials):
             raise SparsityError(
                 f"sparsity: {type(task.encoder).__name__} has nothing that can be pruned; choose encoder gcn, "
-                "sage, gin, gcnii, gatv2_node, sgc, appnp or heat for a graph, ng_gnn or gatv2 for networks"
+                "sage, gin, gcnii, gatv2_node, sgc, appnp or heat for a graph, ng_gnn, gatv2 or scale_gmn for networks"
             )
         if self.dials.networks:
             check_networks(self.edge_choice, self.pruned_edge, self.warm_up_edges)
         elif self.edge_target and not self.dials.edges and (self.edge_choice != "message" or self.edge_target > 0):
             raise SparsityError("sparsity.edge_target: this encoder has no messages to prune; set it to null")
+        if self.weight_target and not self.dials.weights:
+            raise SparsityError("sparsity.weight_target: this encoder has no weights to prune; set it to null")
         epochs = trainer.max_epochs or 1
         monotone = epochs // 2 if self.monotone is None else self.monotone
         self.schedule = Schedule(epochs, self.warm_up, monotone, self.freeze, self.ramp)

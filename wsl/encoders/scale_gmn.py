@@ -16,9 +16,10 @@ from wsl.graphs.network import GraphError, GraphOptions
 from wsl.nn.phases import folded_with_signs
 from wsl.nn.scale_gmn.field import ScaleField
 from wsl.nn.scale_gmn.front import DenseFront, Embedding, ListFront, States
-from wsl.nn.scale_gmn.graph import NotDenseError
+from wsl.nn.scale_gmn.graph import ListGraph, NotDenseError
 from wsl.nn.scale_gmn.kinds import kind_table
 from wsl.nn.scale_gmn.layer import ScaleGMNLayer
+from wsl.nn.scale_gmn.pruning import MessageSieve
 from wsl.nn.scale_gmn.reach import reaches
 from wsl.nn.scale_gmn.readout import EndsReadout, FullReadout, Readout
 from wsl.nn.standardize import Standardize
@@ -42,6 +43,8 @@ class ScaleGMN(Encoder):
     Source: Kalogeropoulos et al., "Scale Equivariant Graph Metanetworks", NeurIPS 2024. The numbers of parameters are
     those of the published models. Other than in the published code, backward edges have reciprocals, phases are folded
     with the frequency of the sine, nothing is added to norms, and activations may differ within one network.
+
+    Pruned by Unifews (:mod:`wsl.nn.scale_gmn.pruning`), the graph is an edge list, whatever ``form`` says.
 
     Args:
         spec: what the networks share, or the family of their specs. A network of a family may have a spec that the
@@ -125,6 +128,9 @@ class ScaleGMN(Encoder):
             )
             for n in range(layers)
         )  # fmt: skip
+        self.lists = ListFront(frame)  # blocks cannot leave out single edges
+        prunable = not equivariant  # a field has a value for every edge
+        self.pruners = nn.ModuleList(MessageSieve() for _ in self.layers if prunable)
         self.dropout = nn.Dropout(dropout)
         self.readout: EndsReadout | FullReadout | ScaleField
         if equivariant:
@@ -149,13 +155,22 @@ class ScaleGMN(Encoder):
         graph, first, edges, back, codes = self._first(folded)
         side = codes if self.coded else None
         reach = reaches(graph, len(self.layers), self.readout.roles, self.bidirectional, self.own_back)
-        x = first
+        x, whole = first, graph
         for number, layer in enumerate(self.layers):
-            x, edges, back = layer(self.dropout(x) if number else x, edges, back, graph, reach[number], side)
+            x = self.dropout(x) if number else x
+            if isinstance(whole, ListGraph) and not self.open:
+                along = reach[number].messages
+                edges, back, graph = self.pruners[number](layer, x, edges, back, graph, whole, along)
+            x, edges, back = layer(x, edges, back, graph, reach[number], side)
         if not isinstance(self.readout, ScaleField):
             return self.readout(x, graph)
         field = self.readout(graph, first, x, edges) * signs
         return field if isinstance(batch, MixedWeightBatch) else field.unflatten(0, (len(batch), -1))
+
+    @property
+    def open(self) -> bool:
+        """Whether no layer prunes."""
+        return all(pruner.sieve.open for pruner in self.pruners if isinstance(pruner, MessageSieve))
 
     def _folded(self, batch: WeightBatch | MixedWeightBatch) -> tuple[MixedWeightBatch, Tensor]:
         """The networks with folded biases, and the signs of weights before by after."""
@@ -166,9 +181,10 @@ class ScaleGMN(Encoder):
 
     def _first(self, batch: MixedWeightBatch) -> States:
         values = batch.values if self.normalize is None else self.normalize.flat(batch)
-        if isinstance(self.front, DenseFront):
+        if isinstance(self.front, DenseFront) and self.open:
             return self.front(values.view(len(batch), -1), self.embed, self.own_back)
-        return self.front(batch.with_values(values), self.embed, self.own_back)
+        states: States = self.lists(batch.with_values(values), self.embed, self.own_back)
+        return states
 
 
 def front(spec: WeightSpec | SpecFamily, frame: GraphFrame, form: str) -> DenseFront | ListFront:

@@ -170,6 +170,11 @@ class ListPart:
     def at(self, end: End, nodes: Tensor) -> Tensor:
         return nodes.index_select(0, self.sources if end == "source" else self.targets)
 
+    def subset(self, rows: Tensor) -> ListPart:
+        """The edges of these rows."""
+        some = (t.index_select(0, rows) for t in (self.edges, self.sources, self.targets))
+        return ListPart(self.source, self.target, self.sets, *some)
+
 
 @dataclass(frozen=True, eq=False)
 class ListGraph:

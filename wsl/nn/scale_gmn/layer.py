@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wsl.nn.monomial.invariants import normal_form
 from wsl.nn.scale_gmn.functions import Perceptron, ScaleEq, Symmetrised, keeping_size
-from wsl.nn.scale_gmn.graph import End, KindGraph
+from wsl.nn.scale_gmn.graph import EdgePart, End, KindGraph
 from wsl.nn.scale_gmn.kinds import Kind
 from wsl.nn.scale_gmn.reach import Reach
 
@@ -59,10 +59,15 @@ class Message(nn.Module):
         messages = {}
         for number in sorted(along):
             part = graph.parts[number]
-            product = self.edge(edges[number]) * part.at(away, sent)
+            product = self.product(sent, edges[number], part, away)
             side = None if codes is None else part.at(away, codes)
             messages[number] = self.function(product, part.target if to == "target" else part.source, side)
         return graph.collect(messages, to, x)
+
+    def product(self, sent: Tensor, edges: Tensor, part: EdgePart, away: End) -> Tensor:
+        """(Γ_v h_j) ⊙ (Γ_e e_ij) of one part; ``sent`` is Γ_v h of the nodes at its end ``away``."""
+        out: Tensor = self.edge(edges) * part.at(away, sent)
+        return out
 
 
 class EdgeUpdate(nn.Module):
