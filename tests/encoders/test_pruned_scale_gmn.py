@@ -94,11 +94,11 @@ def test_what_goes_is_below_the_mean_into_its_neuron() -> None:
     products = {n: layer.message.edge(edges[n]) * sent[graph.parts[n].sources] for n in along}
     for node in range(len(x)):
         into = [(n, k) for n in along for k in range(len(products[n])) if graph.parts[n].targets[k] == node]
-        norms = [float(products[n][k].norm()) for n, k in into]
+        norms = [float(products[n][k].detach().norm()) for n, k in into]
         for (n, k), norm in zip(into, norms, strict=True):
             if norm >= 0.9 * sum(norms) / len(norms):
                 message = layer.message.function(products[n][k : k + 1], graph.parts[n].target)
-                expected[node] += message[0]
+                expected[node] += message[0].detach()
             else:
                 gone += 1
     assert gone == sum(len(products[n]) - len(left[n]) for n in along) > 0
