@@ -7,7 +7,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,29 @@ def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
         1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
     ) as pool:
         return pool.apply(function, args)
+
+
+def training_memory(training: Callable[[str], Any], row: str, which: str, steps: int) -> float:
+    """Peak resident MB of this process after ``steps`` steps of ``training(row)`` with its model ``which``.
+
+    For :func:`in_fresh_process`, where the process does nothing else.
+    """
+    trained = training(row)
+    for _ in range(steps):
+        trained.step(getattr(trained, which))
+    return peak_rss() / 2**20
+
+
+def largest_difference(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], bound: float) -> float:
+    """Largest difference within the pairs, relative to the largest value of the second of each.
+
+    Raises:
+        AssertionError: if it is not below ``bound``; then the two are not the same model.
+    """
+    worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+    if not worst < bound:
+        raise AssertionError(f"blocks and PyG differ by {worst:.1e}: the benchmark would compare two models")
+    return worst
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import scatter
 
-from benchmarks.measure import Report, in_fresh_process, interleaved, peak_rss, ten_units
+from benchmarks.measure import Report, in_fresh_process, interleaved, largest_difference, ten_units, training_memory
 from wsl.batch import WeightBatch
 from wsl.encoders.ng_gnn import NGGNN
 from wsl.graphs.blocks import BlockGraph
@@ -123,18 +123,7 @@ class TrainingStep:
             F.cross_entropy(out, self.labels).backward()
             grads = [p.grad.clone() for p in self.blocks.parameters() if p.grad is not None]
             results.append([out.detach(), torch.cat([g.flatten() for g in grads])])
-        worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results, strict=True))
-        if not worst < 1e-4:
-            raise AssertionError(f"blocks and PyG differ by {worst:.1e}: the benchmark would compare two models")
-        return worst
-
-
-def measure_memory(row: str, which: str, steps: int = 3) -> float:
-    """Peak resident MB of a process that only trains."""
-    training = TrainingStep(row)
-    for _ in range(steps):
-        training.step(getattr(training, which))
-    return peak_rss() / 2**20
+        return largest_difference(zip(*results, strict=True), 1e-4)
 
 
 def run() -> Report:
@@ -148,7 +137,9 @@ def run() -> Report:
         times = interleaved({**steps, "units": ten_units()}, repeats=5, warmup=1)
         unit = times["units"] / 10
         blocks, reference = times["blocks"] / unit, times["reference"] / unit
-        memory = {which: in_fresh_process(measure_memory, row, which) for which in ("blocks", "reference")}
+        memory = {
+            which: in_fresh_process(training_memory, TrainingStep, row, which, 3) for which in ("blocks", "reference")
+        }
         cells = [f"{times['blocks'] * 1e3:.0f}", f"{blocks:.1f}", f"{memory['blocks']:.0f}"]
         cells += [f"{reference:.1f}", f"{memory['reference']:.0f}", f"{reference / blocks:.1f}×", f"{difference:.0e}"]
         report.rows.append([row, *cells])

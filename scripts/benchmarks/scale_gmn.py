@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from benchmarks.measure import Report, in_fresh_process, interleaved, peak_rss, ten_units
+from benchmarks.measure import Report, in_fresh_process, interleaved, largest_difference, ten_units, training_memory
 from wsl.batch import WeightBatch
 from wsl.encoders.scale_gmn import ScaleGMN
 from wsl.nn.monomial.invariants import unit
@@ -196,18 +196,7 @@ class TrainingStep:
         self.optimizer.zero_grad()
         self.blocks.float()
         pairs = [pair for other in results[1:] for pair in zip(results[0], other, strict=True)]
-        worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
-        if not worst < 1e-10:
-            raise AssertionError(f"blocks and PyG differ by {worst:.1e}: the benchmark would compare two models")
-        return worst
-
-
-def measure_memory(row: str, which: str, steps: int = 2) -> float:
-    """Peak resident MB of a process that only trains."""
-    training = TrainingStep(row)
-    for _ in range(steps):
-        training.step(getattr(training, which))
-    return peak_rss() / 2**20
+        return largest_difference(pairs, 1e-10)
 
 
 def run() -> Report:
@@ -220,7 +209,9 @@ def run() -> Report:
         times = interleaved({**steps, "units": ten_units()}, repeats=5, warmup=1)
         units = {model: 10 * times[model] / times["units"] for model in MODELS}
         faster = {model: units[model] / units["blocks"] for model in MODELS}
-        memory = {model: in_fresh_process(measure_memory, row, model) for model in ("blocks", "as_written")}
+        memory = {
+            model: in_fresh_process(training_memory, TrainingStep, row, model, 2) for model in ("blocks", "as_written")
+        }
         cells = [row, f"{times['blocks'] * 1e3:.0f}", f"{units['blocks']:.1f}", f"{memory['blocks']:.0f}"]
         cells += [f"{units['as_written']:.1f}", f"{memory['as_written']:.0f}", f"{faster['as_written']:.1f}×"]
         report.rows.append([*cells, f"{units['careful']:.1f}", f"{faster['careful']:.1f}×", f"{difference:.0e}"])

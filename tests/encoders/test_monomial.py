@@ -7,7 +7,7 @@ import dataclasses
 import label_specs
 import pytest
 import torch
-from torch import Tensor
+from random_networks import difference, networks
 
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import UnsupportedSpecError
@@ -93,14 +93,6 @@ INPUTS = {"mlp": (5,), "cnn": (4, 1, 9, 9)}
 def build(spec: WeightSpec | SpecFamily, **options: object) -> Monomial:
     torch.manual_seed(3)
     return Monomial(spec, 3, **{"channels": (6, 5), "head": (16,)} | options).double().eval()  # type: ignore[arg-type]
-
-
-def networks(spec: WeightSpec, size: int = 5, scale: float = 0.5) -> WeightBatch:
-    return WeightBatch(spec, torch.randn(size, spec.numel, 1, dtype=torch.float64) * scale)
-
-
-def difference(after: Tensor, before: Tensor) -> float:
-    return float((after - before).detach().abs().max() / before.detach().abs().max())
 
 
 @pytest.mark.parametrize("option", OPTIONS)

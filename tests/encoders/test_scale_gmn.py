@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from random_networks import difference, networks
 
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.canonical import canonicalise
@@ -71,14 +71,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def build(spec: WeightSpec | SpecFamily, **options: Any) -> ScaleGMN:
     torch.manual_seed(3)
     return ScaleGMN(spec, 3, **{"width": 8, "layers": 4} | options).double().eval()
-
-
-def networks(spec: WeightSpec, size: int = 5, scale: float = 0.5) -> WeightBatch:
-    return WeightBatch(spec, torch.randn(size, spec.numel, 1, dtype=torch.float64) * scale)
-
-
-def difference(after: Tensor, before: Tensor) -> float:
-    return float((after - before).detach().abs().max() / before.detach().abs().max())
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from random_networks import difference
 
 from wsl.batch import WeightBatch
 from wsl.encoders.base import Encoder, UnsupportedSpecError
@@ -52,10 +52,6 @@ def built(spec: WeightSpec, name: str) -> tuple[Encoder, WeightBatch]:
     encoder = WRAPPERS[name](spec).double().eval()
     encoder.fit_statistics(batch)
     return encoder, batch
-
-
-def difference(after: Tensor, before: Tensor) -> float:
-    return float((after - before).detach().abs().max() / before.detach().abs().max())
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)

@@ -62,6 +62,11 @@ class Encoder(nn.Module):
         if other := [spec for spec in held if spec not in known]:
             raise ValueError(f"this encoder was built for {self.spec!r}, the batch holds {other[0]!r}")
 
+    def of_no_networks(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
+        """What the encoder returns for a batch without networks: no features, or a field without values."""
+        shape = batch.values.shape[:-1] if self.equivariant else (0,)
+        return batch.values.new_zeros(*shape, self.out_features)
+
 
 class StandardizingEncoder(Encoder):
     """An encoder whose input may be standardised, with one mean and deviation for each parameter tensor.

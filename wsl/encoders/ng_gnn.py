@@ -127,8 +127,7 @@ class NGGNN(GraphEncoder):
         if self.graph is not None:
             return self.readout(self._blocks(batch, self.graph))
         if not len(batch):
-            shape = batch.values.shape[:-1] if self.equivariant else (0,)
-            return batch.values.new_zeros(*shape, self.out_features)
+            return self.of_no_networks(batch)
         if self.equivariant:
             field = self._edge_list(batch)
             return field if isinstance(batch, MixedWeightBatch) else field.unflatten(0, (len(batch), -1))

@@ -157,8 +157,7 @@ class NGTransformer(Encoder):
         if isinstance(self.spec, WeightSpec):
             self.check_spec(batch)
         if not len(batch):
-            shape = batch.values.shape[:-1] if self.equivariant else (0,)
-            return batch.values.new_zeros(*shape, self.out_features)
+            return self.of_no_networks(batch)
         graph, x, edges = self.front(batch)
         owner, source, target = graph.node_owner, graph.source, graph.target
         if self.token is not None:

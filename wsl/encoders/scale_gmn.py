@@ -149,8 +149,7 @@ class ScaleGMN(Encoder):
         if isinstance(self.spec, WeightSpec):
             self.check_spec(batch)
         if not len(batch):
-            shape = batch.values.shape[:-1] if self.equivariant else (0,)
-            return batch.values.new_zeros(*shape, self.out_features)
+            return self.of_no_networks(batch)
         folded, signs = self._folded(batch)
         graph, first, edges, back, codes = self._first(folded)
         side = codes if self.coded else None
