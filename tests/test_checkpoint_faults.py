@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_killed_while_writing(tmp_path: Path, name: str, count: int) -> None:
 
 
 def test_no_flipped_byte_is_taken(tmp_path: Path) -> None:
-    """Refused, and the generation before it is gone on with; or nothing has changed."""
+    """Refused, headers and directory of the archive included, and the generation before it is gone on with."""
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
     weights = torch.arange(400.0)
     io.save_checkpoint({"global_step": 1}, path)
@@ -65,16 +66,16 @@ def test_no_flipped_byte_is_taken(tmp_path: Path) -> None:
     refused = 0
     for place in range(0, len(good), max(len(good) // 120, 1)):
         path.write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
-        try:
+        if good.find(b"wsl sha256 ") <= place < good.find(b"wsl sha256 ") + 11:  # without its seal, otherwise whole
             found = read_checkpoint(path)
-        except CheckpointError as error:
-            refused += 1
-            assert str(path) in str(error)
-            with pytest.warns(UserWarning, match=r"previous\.ckpt"):
-                assert io.load_checkpoint(path)["global_step"] == 1
-        else:
             assert found["global_step"] == 2 and torch.equal(found["w"], weights), place
-    assert refused > 60
+            continue
+        with pytest.raises(CheckpointError, match=re.escape(str(path))):
+            read_checkpoint(path)
+        with pytest.warns(UserWarning, match=r"previous\.ckpt"):
+            assert io.load_checkpoint(path)["global_step"] == 1
+        refused += 1
+    assert refused > 100
 
 
 def test_what_cannot_be_removed_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ LAYERS = [
     ("wsl.encoders", "wsl.data"),
     ("wsl.tasks",),
     (
-        "wsl.callbacks", "wsl.checkpoint", "wsl.metrics_file", "wsl.export", "wsl.results", "wsl.plots",
+        "wsl.callbacks", "wsl.checkpoint", "wsl.seal", "wsl.metrics_file", "wsl.export", "wsl.results", "wsl.plots",
         "wsl.zoo_figure", "wsl.attention_maps", "wsl.trainer", "wsl.ranks", "wsl.preemption", "wsl.tracking",
     ),
     ("wsl.run_config", "wsl.build", "wsl.command_line"),

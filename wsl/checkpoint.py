@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from wsl.errors import UserError
+from wsl.seal import broken_seal, put_seal
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -34,8 +35,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         temporary = path.with_name(f".{path.name}.partial")  # one process writes into a run folder: nothing piles up
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
+            with open(temporary, "w+b") as file:
                 torch.save(checkpoint, file)
+                put_seal(file)
                 file.flush()
                 os.fsync(file.fileno())
             if path.exists():
@@ -76,7 +78,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: if the file is absent, truncated, or holds anything but tensors and plain containers.
     """
     try:
-        if zipfile.is_zipfile(path) and (part := zipfile.ZipFile(path).testzip()):  # torch ignores the check sums
+        with open(path, "rb") as file:
+            if broken_seal(file):
+                raise CheckpointError(f"{path} is damaged: its bytes do not fit its check sum")
+        if zipfile.is_zipfile(path) and (part := zipfile.ZipFile(path).testzip()):  # files of others carry no seal
             raise CheckpointError(f"{path} is damaged: the check sum of {part} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
