@@ -36,6 +36,7 @@ from wsl.run_config import (
     config,
     encoder_schema,
     free_on_resume,
+    started_with,
 )
 from wsl.spec import WeightSpec, family
 from wsl.spec.family import SpecFamily
@@ -172,7 +173,8 @@ def continued(config: RunConfig, folder: Path) -> RunConfig:
     """
     if config.resume is not None or not (folder / "config.yaml").exists():
         return config
-    run_folder.check_same_config(folder, config.plain() | {"folder": None}, free_on_resume(config.scheduler.name))
+    stored, wanted = started_with(folder).plain(), config.plain() | {"folder": None}
+    run_folder.check_same_config(folder, stored, wanted, free_on_resume(config.scheduler.name))
     resumed = config.model_copy(update={"resume": str(folder)})
     last = folder / "checkpoints" / "last.ckpt"
     return resumed if last.exists() or previous_generation(last).exists() else config

@@ -234,11 +234,7 @@ def _resumed(source: Path, given: Sequence[str]) -> RunConfig:
 
     Only the keys that are given count; the defaults of the others do not.
     """
-    stored = run_folder.read_config(source)
-    try:
-        _checked(stored)
-    except ConfigError as error:
-        raise ConfigError(f"{source / 'config.yaml'}: {error}") from None
+    stored = started_with(source).plain()
     wanted = OmegaConf.create({k: v for k, v in stored.items() if k != "compare"})
     for text in given:
         item = OverridesParser.create().parse_override(text)
@@ -257,8 +253,21 @@ def _resumed(source: Path, given: Sequence[str]) -> RunConfig:
         else:
             OmegaConf.update(wanted, key, value, force_add=True)
     values = _plain(wanted) | {"compare": stored["compare"]}
-    run_folder.check_same_config(source, values, free_on_resume(stored["scheduler"]["name"]))
+    run_folder.check_same_config(source, stored, values, free_on_resume(stored["scheduler"]["name"]))
     return _checked(values | {"resume": str(source)})
+
+
+def started_with(folder: Path) -> RunConfig:
+    """The config of a run folder. An option that is younger than the run has its default, which is what there was then.
+
+    Raises:
+        RunFolderError: if there is none.
+        ConfigError: if it names what this release does not have.
+    """
+    try:
+        return _checked(run_folder.read_config(folder))
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.yaml'}: {error}") from None
 
 
 def free_on_resume(scheduler: str) -> list[str]:

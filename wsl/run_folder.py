@@ -132,19 +132,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     return ADDED_LATER | config
 
 
-def check_same_config(folder: Path, config: Mapping[str, Any], free: Sequence[str]) -> None:
+def check_same_config(folder: Path, stored: Mapping[str, Any], config: Mapping[str, Any], free: Sequence[str]) -> None:
     """Refuse to go on with a run under another config.
 
     Args:
+        stored: what the run was started with.
         free: dotted keys that may differ.
 
     Raises:
         RunFolderError: naming every key that differs, with both values.
     """
-    stored, wanted = flat(read_config(folder)), flat(json.loads(json.dumps(config)))
-    differing = [k for k in sorted(stored.keys() | wanted.keys()) if stored.get(k) != wanted.get(k) and k not in free]
+    held, wanted = flat(stored), flat(json.loads(json.dumps(config)))
+    differing = [k for k in sorted(held.keys() | wanted.keys()) if held.get(k) != wanted.get(k) and k not in free]
     if differing:
-        lines = [f"  {key}: the run has {stored.get(key)!r}, you gave {wanted.get(key)!r}" for key in differing]
+        lines = [f"  {key}: the run has {held.get(key)!r}, you gave {wanted.get(key)!r}" for key in differing]
         raise RunFolderError(
             f"{folder} belongs to another config:\n" + "\n".join(lines) + "\nLeave these keys out, or start a new run"
         )

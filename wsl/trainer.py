@@ -181,8 +181,13 @@ def callbacks(
     seed: int,
     sparsify: pl.Callback | None = None,
     gradient_flow: GradientFlowConfig | None = None,
+    skip_non_finite: NonNegativeInt = 0,
 ) -> list[pl.Callback]:
-    """Checkpoints (the best by validation, the last), non-finite guard, provenance, and what the config asks for."""
+    """Checkpoints (the best by validation, the last), non-finite guard, provenance, and what the config asks for.
+
+    Args:
+        skip_non_finite: steps with a non-finite loss or gradient that are passed over before one ends the run; 0: none.
+    """
     best = ModelCheckpoint(
         dirpath=folder / "checkpoints",
         filename=f"best-{{epoch}}-{{{monitor}:.4f}}",
@@ -195,7 +200,7 @@ def callbacks(
     last = ModelCheckpoint(  # every epoch; with ``save_last`` the best one would be the last one too
         dirpath=folder / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    always = [best, last, Stopwatch(), StopOnNonFinite(), Provenance(folder, source, seed)]
+    always = [best, last, Stopwatch(), StopOnNonFinite(skip_non_finite), Provenance(folder, source, seed)]
     always = always if sparsify is None else [sparsify, *always]
     if gradient_flow is None:
         return always
