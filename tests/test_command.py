@@ -8,17 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import torch
+from ranks_of_runs import ROOT, same_run
 
-from wsl.checkpoint import read_checkpoint
 from wsl.results import Result
-
-ROOT = Path(__file__).parents[1]
-LOSS_ROW = {"epoch", "step", "train/loss_epoch"}
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -83,15 +75,4 @@ def test_killed_after_a_checkpoint_a_run_ends_as_if_it_had_not_been(small_zoo: P
     resumed = command(f"resume={folder}", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     (other,) = (tmp_path / "whole").iterdir()
-    a, b = weights(folder), weights(other)
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    assert Result.read(folder).test == Result.read(other).test
-    resumed_rows, whole_rows = ((run / "metrics.csv").read_text().splitlines() for run in (folder, other))
-    assert set(resumed_rows) <= set(whole_rows)
-    # an epoch's mean training loss is logged right after its checkpoint is written: a kill may fall between the two
-    missing = [
-        dict(zip(whole_rows[0].split(","), row.split(","), strict=True))
-        for row in whole_rows
-        if row not in resumed_rows
-    ]
-    assert len(missing) <= 1 and all({k for k, v in row.items() if v} == LOSS_ROW for row in missing)
+    same_run(other, folder, kills=1)

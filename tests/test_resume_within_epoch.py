@@ -9,15 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
+from ranks_of_runs import ROOT, same_run
 
 import train
 from wsl import build, run_config
 from wsl.checkpoint import read_checkpoint
 from wsl.run_config import RunConfig
 
-ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
 #: train.py, but killed with signal 9 in the middle of the step that KILL_AT names, before its optimiser has moved; or
@@ -50,10 +49,6 @@ def config(zoo: Path, *more: str) -> RunConfig:
         return run_config.config(compose("train", options(zoo, *more)))
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
-
-
 def killed(zoo: Path, folder: Path, step: int, *more: str) -> Path:
     """The folder of a run that was killed in this step."""
     command = [sys.executable, "-c", KILLED.format(root=str(ROOT)), *options(zoo, *more), f"run_root={folder}"]
@@ -69,12 +64,6 @@ def killed(zoo: Path, folder: Path, step: int, *more: str) -> Path:
 def resume(folder: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         train.run(run_config._resumed(folder, [f"resume={folder}"]), folder)
-
-
-def agree(one: Path, other: Path) -> None:
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +86,7 @@ def test_killed_within_an_epoch(small_zoo: Path, tmp_path: Path, step: int, kept
         return
     assert read_checkpoint(last)["global_step"] == kept
     resume(run)
-    agree(tmp_path / "whole", run)
+    same_run(tmp_path / "whole", run)
 
 
 @pytest.mark.slow
@@ -113,7 +102,7 @@ def test_killed_between_steps(
     monkeypatch.setenv("KILL_IN", method)
     run = killed(small_zoo, tmp_path / "part", step)
     resume(run)
-    agree(tmp_path / "whole", run)
+    same_run(tmp_path / "whole", run)
 
 
 @pytest.mark.parametrize("steps", [1, 8])

@@ -149,7 +149,7 @@ def test_two_killed_ranks_go_on_bit_equal(small_zoo: Path, tmp_path: Path, more:
         gone(known)
         assert code == -signal.SIGKILL and not (part / "result.json").exists(), "killed too late to show anything"
     finished(*fixed, *more, f"folder={part}")
-    same_run(whole, part)
+    same_run(whole, part, kills=2)
 
 
 def steps(folder: Path) -> int:

@@ -132,7 +132,7 @@ def test_a_node_is_lost(cluster: Cluster, uninterrupted: Path, small_zoo: Path, 
     cluster.wait(lambda: "down" not in "".join(cluster.states()), 60, "the node to come back")
     found = cluster.completed(job)
     assert found["JobState"] == "COMPLETED" and int(found["Restarts"]) >= 1, log(cluster, job)
-    same_run(uninterrupted, run_folder(tmp_path))
+    same_run(uninterrupted, run_folder(tmp_path), kills=1)
 
 
 def over(cluster: Cluster, job: str) -> bool:

@@ -144,6 +144,7 @@ class UnifewsSparsification(pl.Callback):
         self.dials.view(self.select)
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self._started = time.perf_counter()  # a run that goes on within an epoch has no start of that epoch
         if self.rewind and not self._initial:
             self._initial = {name: value.clone() for name, value in task.encoder.state_dict().items()}  # type: ignore[union-attr]
         table = self.folder / "sparsity.csv"
