@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from wsl import build, report
 from wsl.build import RunConfig
 from wsl.command_line import one_job, plain_errors, refuse_unknown_keys
+from wsl.out_of_memory import memory_told
 from wsl.preemption import watched
 from wsl.ranks import failures_told
 from wsl.results import Result
@@ -26,8 +27,9 @@ def run(config: RunConfig, folder: Path) -> Result:
     trainer = build.trainer(config, task, data, folder)
     report.announce(config, folder, data, encoder, task)
 
-    trainer.fit(task, data, ckpt_path=build.checkpoint(config, folder), weights_only=True)
-    trainer.test(task, data, ckpt_path=build.chosen(trainer), weights_only=True, verbose=False)
+    with memory_told(config, data):
+        trainer.fit(task, data, ckpt_path=build.checkpoint(config, folder), weights_only=True)
+        trainer.test(task, data, ckpt_path=build.chosen(trainer), weights_only=True, verbose=False)
     return report.conclude(config, folder, data, task, trainer)
 
 

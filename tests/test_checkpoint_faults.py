@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,12 +43,38 @@ for step in range(1, 5):
 """
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system."""
+    shared_memory = Path("/dev/shm")
+    if not os.access(shared_memory, os.W_OK) or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system here")
+    with tempfile.TemporaryDirectory(dir=shared_memory) as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize(("name", "count"), [("fsync", 3), ("link", 2), ("replace", 4), ("replace", 5)])
 def test_killed_while_writing(tmp_path: Path, name: str, count: int) -> None:
     """Whatever the moment, a whole generation is there, and no older than the one before."""
-    path = tmp_path / "last.ckpt"
+    check_killed(tmp_path / "last.ckpt", name, count)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_killed_while_writing_with_two_file_systems(tmp_path: Path, elsewhere: Path, linked: bool) -> None:
+    """Temporary files or the checkpoints lie on another one; a move between the two, which is a copy, is never made."""
+    folder = tmp_path / "checkpoints"
+    if linked:
+        folder.symlink_to(elsewhere)
+        check_killed(folder / "last.ckpt", "replace", 4)
+    else:
+        folder.mkdir()
+        check_killed(folder / "last.ckpt", "fsync", 3, TMPDIR=str(elsewhere))
+        assert list(elsewhere.iterdir()) == [], "files are written where they are to be"
+
+
+def check_killed(path: Path, name: str, count: int, **variables: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WRITER, name, str(count), str(path)], env=environment(), capture_output=True,
+        [sys.executable, "-c", WRITER, name, str(count), str(path)], env=environment(**variables), capture_output=True,
         timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
@@ -112,7 +141,15 @@ def exported(small_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "long header", "overlap", "shape", "other model"])
+DAMAGES = {
+    "cut": "", "empty": "", "long header": "", "overlap": "", "shape": "",
+    "other model": r"describes:\n.*\.waight: there \[.*in this model absent\n.*\.weight: there absent",
+    "type": r"another type:\n  .*: there .* int32, in this model .* float32",
+    "tensor twice": r"another type:\n  .*: there .* int32, in this model .* float32",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_exported_weights_of_somebody_else(exported: Path, tmp_path: Path, damage: str) -> None:
     (tmp_path / "model.json").write_bytes((exported / "model.json").read_bytes())
     content = (exported / "model.safetensors").read_bytes()
@@ -124,15 +161,22 @@ def test_exported_weights_of_somebody_else(exported: Path, tmp_path: Path, damag
         header = header.replace(b'"shape":[256', b'"shape":[257', 1)
     elif damage == "other model":
         header = header.replace(b".weight", b".waight", 1)
+    elif damage == "type":
+        header = header.replace(b'"dtype":"F32"', b'"dtype":"I32"', 1)
+    elif damage == "tensor twice":
+        name, entry = next((n, e) for n, e in json.loads(header).items() if n != "__metadata__")
+        header = header.rstrip()[:-1] + f',"{name}":{json.dumps(entry | {"dtype": "I32"})}}}'.encode()
     assert damage in ("cut", "empty", "long header") or header != content[8 : 8 + size]
     changed = {"cut": content[:-5], "empty": b"", "long header": (2**40).to_bytes(8, "little") + content[8:]}
     whole = len(header).to_bytes(8, "little") + header + content[8 + size :]
     (tmp_path / "model.safetensors").write_bytes(changed.get(damage, whole))
-    with pytest.raises(ConfigError, match=r"model\.safetensors cannot be loaded"):
+    with pytest.raises(ConfigError, match=rf"(?s)model\.safetensors cannot be loaded.*{DAMAGES[damage]}"):
         build.exported_encoder(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"spec": 3}', b"[" * 100_000, b'{"a": NaN}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b"\xff", b'{"spec": 3}', b"[" * 100_000, b'{"a": NaN}', b'{"a": 1, "a": 2}']
+)
 def test_cards_of_somebody_else(exported: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes((exported / "model.safetensors").read_bytes())
     (tmp_path / "model.json").write_bytes(content)

@@ -15,7 +15,7 @@ LAYERS = [
         "wsl.errors", "wsl.ranges", "wsl.activations", "wsl.spec", "wsl.batch", "wsl.symmetry", "wsl.mixed_symmetry",
         "wsl.sparsity", "wsl.native",
     ),
-    ("wsl.config", "wsl.plain_yaml", "wsl.run_folder", "wsl.watchdog"),
+    ("wsl.config", "wsl.plain_json", "wsl.plain_yaml", "wsl.run_folder", "wsl.watchdog", "wsl.other_model"),
     ("wsl.execute", "wsl.verify", "wsl.canonical", "wsl.state_dict", "wsl.trace"),
     ("wsl.zoo", "wsl.graphs", "wsl.nn", "wsl.gradient_flow"),
     ("wsl.encoders", "wsl.data"),
@@ -25,7 +25,7 @@ LAYERS = [
         "wsl.zoo_figure", "wsl.attention_maps", "wsl.trainer", "wsl.ranks", "wsl.preemption", "wsl.tracking",
     ),
     ("wsl.run_config", "wsl.build", "wsl.command_line"),
-    ("wsl.report", "wsl.sweeps"),
+    ("wsl.report", "wsl.sweeps", "wsl.out_of_memory"),
 ]  # fmt: skip
 #: library → the modules that may import it
 HOMES = {

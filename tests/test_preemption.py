@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -218,3 +219,27 @@ def test_submitit_is_asked_once(monkeypatch: pytest.MonkeyPatch, name: str, time
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert calls == [signal.SIGUSR2] * times
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file or directory: 'scontrol'"),
+                                   subprocess.CalledProcessError(1, ["scontrol", "requeue", "7"])])  # fmt: skip
+def test_a_job_that_submitit_cannot_queue_again_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """Slurm's client is not in every container; the exit code says what happened all the same."""
+
+    def requeue(number: int, frame: object) -> None:
+        raise error
+
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        with pytest.raises(Preempted) as left, watched():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert left.value.code == EXIT_CODE
+    said = capsys.readouterr().err
+    assert "cannot put this job into the queue again" in said and "scontrol" in said and "give the sweep again" in said

@@ -29,6 +29,7 @@ def given(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
 
 def test_lightning_starts_the_ranks_of_one_machine(launched: pytest.MonkeyPatch) -> None:
     assert isinstance(environment(2, 1), LightningEnvironment) and launched_name() is None
+    assert ranks.launcher() == "Lightning"
     launched.setenv("SLURM_JOB_ID", "7")  # the batch script itself, not a task of srun
     launched.setenv("SLURM_NTASKS", "1")
     assert isinstance(environment(2, 1), LightningEnvironment) and launched_name() is None
@@ -41,7 +42,7 @@ def test_srun(launched: pytest.MonkeyPatch) -> None:
     launched.setenv("SLURM_NTASKS_PER_NODE", "2")
     found = environment(2, 2)
     assert isinstance(found, SLURMEnvironment) and not found.auto_requeue and found.global_rank() == 1
-    assert launched_name() == "slurm_7.0"
+    assert launched_name() == "slurm_7.0" and ranks.launcher() == "srun"
     given(launched, {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"})
     assert launched_name() == "slurm_5_2.0"
     with pytest.raises(RanksError, match=r"4 tasks.*devices=3 on trainer.num_nodes=1.*--ntasks-per-node=3"):
@@ -51,7 +52,7 @@ def test_srun(launched: pytest.MonkeyPatch) -> None:
 def test_torchrun(launched: pytest.MonkeyPatch) -> None:
     given(launched, SRUN | TORCHRUN)  # torchrun inside a Slurm job: it is torchrun that numbers
     assert isinstance(environment(4, 1), TorchElasticEnvironment)
-    assert launched_name() == "torchrun_mine"
+    assert launched_name() == "torchrun_mine" and ranks.launcher() == "torchrun"
     with pytest.raises(RanksError, match="started 4 processes"):
         environment(2, 1)
     launched.setenv("TORCHELASTIC_RUN_ID", "none")

@@ -20,7 +20,8 @@ from wsl.checkpoint import CheckpointError, read_checkpoint
 from wsl.config import ConfigError
 from wsl.results import Result
 from wsl.run_folder import RunFolderError
-from wsl.zoo import Zoo
+from wsl.spec import mlp_spec
+from wsl.zoo import Zoo, ZooWriter
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -198,6 +199,16 @@ def test_a_non_finite_loss_stops_the_run_and_names_step_and_rows(
     with pytest.raises(NonFiniteError) as error:
         train.run(config(small_zoo, "trainer.max_epochs=3", "encoder=mlp"), tmp_path)
     assert "step" in str(error.value) and str(poisoned) in str(error.value)
+
+
+def test_splits_of_a_single_row(tmp_path: Path) -> None:
+    spec = mlp_spec((2, 3, 1), "relu")
+    with ZooWriter(tmp_path / "zoo.h5", spec, 4, {}) as zoo:
+        zoo.write(0, torch.randn(4, spec.numel).numpy())
+        zoo.set_columns({"label": [0, 1, 1, 0]})
+        zoo.set_splits({"train": [0, 1], "val": [2], "test": [3]})
+    result = train.run(config(tmp_path / "zoo.h5", "trainer.max_epochs=2"), tmp_path / "run")
+    assert result.test["accuracy"] in (0.0, 1.0) and result.epochs == 2
 
 
 def test_comparison_table_and_figure(small_zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import safetensors.torch
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from wsl import ranks, run_folder
 from wsl import trainer as trainers
-from wsl.checkpoint import AtomicCheckpointIO, CheckpointError, previous_generation
+from wsl.checkpoint import CheckpointError, previous_generation, resumable
 from wsl.config import ConfigError, arguments, validated
 from wsl.data.base import Data
 from wsl.encoders.base import Encoder
@@ -25,6 +26,7 @@ from wsl.export import read_encoder_card
 from wsl.graphs import node_graph
 from wsl.graphs.node_graph import NodeGraphSpec
 from wsl.metrics_file import MetricsFile
+from wsl.other_model import OtherModelError, check_types, differences
 from wsl.run_config import (
     DATA,
     ENCODERS,
@@ -91,7 +93,10 @@ def encoder(config: RunConfig, data: Data) -> Encoder:
             f"task.name={config.task.name} needs {needed} of the encoder: set encoder.equivariant={wanted} (of an "
             f"encoder around another: encoder.encoder.equivariant={wanted}), or choose an encoder that returns {needed}"
         )
-    built.fit_statistics(data.example())
+    example = data.example()
+    built.fit_statistics(example)
+    if isinstance(data.spec, WeightSpec):  # of a mixed zoo, some batches lack an architecture anyway
+        built.unread_parameters = built.unread(example.select(torch.zeros(1, dtype=torch.int64)))
     if config.compile:
         built.compile()
     return built
@@ -118,8 +123,7 @@ def trainer(config: RunConfig, task: Task, data: Data, folder: Path) -> pl.Train
     source = {"path": str(data.path), "digest": data.digest, "split": data.split_digest, "recipe": data.recipe}
     resumed = checkpoint(config, folder)
     _same_data(folder, data)
-    steps = 0 if resumed is None else AtomicCheckpointIO().load_checkpoint(resumed)["global_step"]
-    MetricsFile(folder).forget_after(steps)
+    MetricsFile(folder).forget_after(0 if resumed is None else resumable(resumed))
     callbacks = trainers.callbacks(
         folder=folder,
         monitor=task.monitor,
@@ -131,9 +135,10 @@ def trainer(config: RunConfig, task: Task, data: Data, folder: Path) -> pl.Train
     )
     if run_folder.first_rank():
         run_folder.write_config(folder, config.plain() | {"resume": None, "folder": None})
+        run_folder.ensure(folder / "checkpoints")
         for logger in loggers:
             logger.log_hyperparams(config.plain())
-    mixed = isinstance(data.spec, SpecFamily) or task.encoder.unread_parameters
+    mixed = isinstance(data.spec, SpecFamily) or bool(task.encoder.unread_parameters)
     return trainers.lightning_trainer(
         folder=folder, callbacks=callbacks, loggers=loggers, mixed=mixed, **arguments(config.trainer)
     )
@@ -191,10 +196,20 @@ def exported_encoder(folder: Path) -> Encoder:
     if name not in ENCODERS:
         raise ConfigError(f"{folder / 'model.json'}: encoder.name={name}: allowed is one of {', '.join(ENCODERS)}")
     built = _made(validated(encoder_schema(name), values), _description(spec), out_features)
+    path = folder / "model.safetensors"
     try:
-        built.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
-    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
-        raise ConfigError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from None
+        state = safetensors.torch.load_file(path)
+        check_types(state, built.state_dict(), "it")
+        built.load_state_dict(state)
+    except OtherModelError as error:
+        raise ConfigError(f"{path} cannot be loaded: {error}") from None
+    except RuntimeError as error:
+        words = differences(state, built.state_dict()) or error
+        raise ConfigError(
+            f"{path} cannot be loaded: it is not what {folder / 'model.json'} describes:\n{words}"
+        ) from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"{path} cannot be loaded: {error}") from None
     return built.eval()
 
 

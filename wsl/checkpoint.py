@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
@@ -14,8 +15,14 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from wsl import __version__
 from wsl.errors import UserError
 from wsl.seal import broken_seal, put_seal
+
+#: of what a run keeps in a checkpoint; 0: before it was numbered, which is read too
+FORMAT = 1
+#: without which nothing can be gone on with
+KEYS = ("state_dict", "global_step", "epoch", "optimizer_states", "lr_schedulers", "loops", "callbacks")
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -34,7 +41,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         temporary = path.with_name(f".{path.name}.partial")  # one process writes into a run folder: nothing piles up
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "w+b") as file:
                 torch.save(checkpoint, file)
                 put_seal(file)
@@ -45,7 +51,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(temporary, path)
             _sync_folder(path.parent)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if not path.parent.exists():  # to make it again would hide that what was in it is lost
+                raise CheckpointError(
+                    f"cannot write the checkpoint {path}: its folder is gone; start the run again in another folder"
+                ) from error
             raise CheckpointError(
                 f"cannot write the checkpoint {path}: {error}. The one before it is untouched; "
                 "free space or make the folder writable, then go on with resume=RUNDIR"
@@ -94,6 +105,28 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is truncated or damaged: {reason}") from None
+
+
+def resumable(path: Path) -> int:
+    """The steps after which a run's checkpoint was written, or the generation before it if that is unreadable.
+
+    Raises:
+        CheckpointError: if neither can be read, or the file is no checkpoint of a run, or one of a later release.
+    """
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path)
+    missing = [key for key in KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if missing:
+        raise CheckpointError(
+            f"{path} is no checkpoint of a run ({', '.join(missing)} missing); put back the one of this run, or remove "
+            "this one to go on from the generation before it"
+        )
+    written = checkpoint.get("wsl", {"format": 0, "release": ""})
+    if written["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path} was written by release {written['release']} in format {written['format']}; this release, "
+            f"{__version__}, reads formats up to {FORMAT}: go on with that one or a later one"
+        )
+    return int(checkpoint["global_step"])
 
 
 def previous_generation(path: Path) -> Path:

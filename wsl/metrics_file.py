@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from wsl.run_folder import RunFolderError
 
 
 class MetricsFile(Logger):
@@ -53,6 +56,21 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
+        """Write what was logged.
+
+        Raises:
+            RunFolderError: if the file cannot be written, or the run folder is gone.
+        """
+        try:
+            self._save()
+        except OSError as error:
+            why = error.strerror if self.path.parent.exists() else "the run folder is gone"
+            raise RunFolderError(
+                f"cannot write {self.path}: {why}; free space or make the folder writable, then go on with "
+                "resume=RUNDIR, or start the run again in another folder"
+            ) from error
+
+    def _save(self) -> None:
         if not self._pending:
             return
         new = {key for row in self._pending for key in row} - set(self._columns)
@@ -67,7 +85,8 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        with contextlib.suppress(*([RunFolderError] if status == "failed" else [])):  # what failed is said already
+            self.save()
 
     @rank_zero_only
     def forget_after(self, step: int) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,8 +112,16 @@ def _put_back(handlers: dict[signal.Signals, Any]) -> None:
 def _resubmit(number: signal.Signals, submitit: Any) -> None:
     """Have submitit queue the job again, if it is one of its own; SIGTERM is Slurm's, who then does it or was told not
     to."""
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and callable(submitit) and number != signal.SIGTERM:
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or not callable(submitit) or number == signal.SIGTERM:
+        return
+    try:
         submitit(signal.SIGUSR2, None)
+    except (
+        OSError,
+        subprocess.SubprocessError,
+    ) as error:  # no scontrol in this container, or a controller that is busy
+        advice = "its checkpoint is written: give the sweep again"
+        print(f"submitit cannot put this job into the queue again ({error}); {advice}", file=sys.stderr)  # noqa: T201
 
 
 def _note(number: int, frame: Any) -> None:

@@ -50,6 +50,11 @@ def under_srun() -> bool:
     return "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ and "SLURM_NTASKS" in os.environ
 
 
+def launcher() -> str:
+    """Who numbers the ranks of this run, in a word."""
+    return "torchrun" if under_torchrun() else "srun" if under_srun() else "Lightning"
+
+
 def started_by_lightning() -> bool:
     """Whether this process is a rank that the first one of this machine has started."""
     return FOLDER_VARIABLE in os.environ and int(os.environ.get("LOCAL_RANK", 0)) > 0 and not under_torchrun()

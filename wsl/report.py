@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
 
-from wsl import plots, results, tracking
+from wsl import plots, ranks, results, tracking
 from wsl.attention_maps import write_attention
 from wsl.batch import WeightBatch
 from wsl.build import RunConfig
@@ -31,6 +31,7 @@ from wsl.zoo.render import render
 
 SHOWN = 32  # INRs in the gallery
 EDITS_SHOWN = 12
+UNREAD_SHOWN = 3  # names of parameters
 
 
 def announce(config: RunConfig, folder: Path, data: Data, encoder: Encoder, task: Task) -> None:
@@ -42,14 +43,27 @@ def announce(config: RunConfig, folder: Path, data: Data, encoder: Encoder, task
     lines = {
         "config": f"seed {config.seed}, in {folder}",
         "data": f"{data.path}: {sizes} {data.inputs}",
-        "encoder": f"{config.label} with {parameters:,} parameters",
+        "encoder": f"{config.label} with {parameters:,} parameters{_unread(encoder)}",
         "task": f"{config.task.name}; the checkpoint is chosen by {task.monitor}",
-        "trainer": f"{config.trainer.accelerator}, {config.trainer.max_epochs} epochs",
+        "trainer": f"{config.trainer.accelerator}, {config.trainer.max_epochs} epochs{_ranks(config)}",
     }
     console = results.console()
     console.print()
     for word, text in lines.items():
         console.print(f"{word:<8} {text}", soft_wrap=True, markup=False)
+
+
+def _ranks(config: RunConfig) -> str:
+    return f", {config.ranks} ranks that {ranks.launcher()} has started" if config.ranks > 1 else ""
+
+
+def _unread(encoder: Encoder) -> str:
+    sizes = {name: encoder.get_parameter(name).numel() for name in encoder.unread_parameters}
+    names, numbers = [name for name in sizes if sizes[name]], sum(sizes.values())
+    if not names:
+        return ""
+    shown = ", ".join(names[:UNREAD_SHOWN]) + (", …" if len(names) > UNREAD_SHOWN else "")
+    return f", of which it never reads {numbers:,} ({shown}): they stay as they begin"
 
 
 def finished(config: RunConfig, folder: Path) -> Result | None:

@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import StringConstraints
 
 from wsl import run_folder
 from wsl import trainer as trainers
@@ -140,6 +141,10 @@ else:
     SparsityConfig = _group(SPARSITY, "folder")
 
 
+#: of a folder in the run folder: leads nowhere else, whatever a config says that somebody else has written
+PlainName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$")]
+
+
 class RunConfig(Strict):
     """A whole run, resolved and checked: what ``config.yaml`` of a run folder holds."""
 
@@ -157,9 +162,9 @@ class RunConfig(Strict):
     run_root: str
     resume: str | None
     folder: str | None
-    label: str
+    label: PlainName
     zoo: AnyRecipe | None
-    compare: dict[str, EncoderConfig]
+    compare: dict[PlainName, EncoderConfig]
 
     @property
     def run_name(self) -> str:

@@ -75,7 +75,7 @@ def owned(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by process {file.read().strip() or 'unknown'}; wait until it ends"
             ) from None
         file.truncate(0)
-        file.write(f"{os.getpid()} on {os.uname().nodename}")
+        file.write(f"{os.getpid()} on {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
         try:
             yield

@@ -21,6 +21,7 @@ from rich.console import Console
 from wsl import ranks
 from wsl.callbacks.finite import StopOnNonFinite
 from wsl.callbacks.gradient_flow import GradientFlow
+from wsl.callbacks.moved import MovedFolder
 from wsl.callbacks.preempt import Preempt
 from wsl.callbacks.progress import PlainProgress
 from wsl.callbacks.provenance import Provenance
@@ -200,7 +201,14 @@ def callbacks(
     last = ModelCheckpoint(  # every epoch; with ``save_last`` the best one would be the last one too
         dirpath=folder / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    always = [best, last, Stopwatch(), StopOnNonFinite(skip_non_finite), Provenance(folder, source, seed)]
+    always = [
+        MovedFolder(folder / "checkpoints"),
+        best,
+        last,
+        Stopwatch(),
+        StopOnNonFinite(skip_non_finite),
+        Provenance(folder, source, seed),
+    ]
     always = always if sparsify is None else [sparsify, *always]
     if gradient_flow is None:
         return always

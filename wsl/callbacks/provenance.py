@@ -14,6 +14,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from wsl import __version__
+from wsl.checkpoint import FORMAT
 from wsl.run_folder import write_bytes, write_text
 
 PACKAGES = ("torch", "pytorch-lightning", "torch-geometric", "hydra-core", "omegaconf", "h5py", "numpy", "wandb")
@@ -21,6 +23,8 @@ PACKAGES = ("torch", "pytorch-lightning", "torch-geometric", "hydra-core", "omeg
 
 class Provenance(pl.Callback):
     """Writes ``provenance.json`` (and ``code.diff`` if the checkout has changes) into the run folder.
+
+    Checkpoints are marked with their format and this release.
 
     The file is a list with one record for each start: the first, and every time that the run was resumed.
 
@@ -54,6 +58,9 @@ class Provenance(pl.Callback):
         write_text(path, json.dumps([*starts, record], indent=2) + "\n")
         if diff:
             write_bytes(self.folder / ("code.diff" if not starts else f"code.{len(starts) + 1}.diff"), diff)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["wsl"] = {"format": FORMAT, "release": __version__}
 
 
 def _git(*arguments: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from wsl.batch import MixedWeightBatch, WeightBatch
@@ -30,8 +31,7 @@ class Encoder(nn.Module):
         equivariant: whether the output is a field over the parameters.
         reads: the types of description that it can be built for; an encoder of mixed zoos adds
             :class:`~wsl.spec.family.SpecFamily` and is given :class:`~wsl.batch.MixedWeightBatch` too.
-        unread_parameters: whether the output may not depend on some parameters, so that they get no gradient; several
-            ranks must know, for they would wait for it.
+        unread_parameters: names that :meth:`unread` gave, where the program has asked before training.
         spec: what it was built for.
         out_features: number of features returned.
     """
@@ -39,7 +39,7 @@ class Encoder(nn.Module):
     symmetries: ClassVar[frozenset[str]] = frozenset()
     equivariant: bool = False
     reads: ClassVar[tuple[type[Any], ...]] = (WeightSpec,)
-    unread_parameters: ClassVar[bool] = False
+    unread_parameters: tuple[str, ...] = ()
 
     def __init__(self, spec: WeightSpec | SpecFamily, out_features: int) -> None:
         super().__init__()
@@ -54,6 +54,24 @@ class Encoder(nn.Module):
 
         Encoders without such buffers do nothing.
         """
+
+    def unread(self, batch: WeightBatch) -> tuple[str, ...]:
+        """Names of the parameters on which the output for such networks does not depend.
+
+        They get no gradient and stay as they were initialised; several ranks must know, for they would wait for it.
+        """
+        named = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.random.fork_rng(devices=[]), torch.enable_grad():
+                output = self(batch)
+                if not output.requires_grad:
+                    return tuple(named)
+                found = torch.autograd.grad(output.sum(), list(named.values()), allow_unused=True)
+        finally:
+            self.train(was_training)
+        return tuple(name for name, gradient in zip(named, found, strict=True) if gradient is None)
 
     def check_spec(self, batch: WeightBatch | MixedWeightBatch) -> None:
         """Raise ValueError if the batch holds networks of another spec than the encoder was built for."""

@@ -80,7 +80,6 @@ class ScaleGMN(Encoder):
 
     symmetries: ClassVar[frozenset[str]] = frozenset({"permutation", "scaling", "sign", "phase"})
     reads: ClassVar[tuple[type[Any], ...]] = (WeightSpec, SpecFamily)
-    unread_parameters: ClassVar[bool] = True  # of hidden neurons, in a last layer whose outputs alone are read
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from wsl.batch import WeightBatch
 from wsl.data.sampler import mixed_seed
 from wsl.encoders.base import Encoder
+from wsl.other_model import OtherModelError, check_types, differences
 from wsl.spec import WeightSpec
 from wsl.spec.family import SpecFamily
 from wsl.tasks.gathered import GatheredRows, Rows
@@ -96,6 +97,20 @@ class Task(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         totals, self._epoch_rows = checkpoint.get("epoch_loss", ([0.0], 0))
         self._epoch_loss = torch.tensor(totals[self.global_rank] if self._epoch_rows else 0.0)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of every module, but the tensors of another model are refused with their names, shapes and types."""
+        where = str(self._trainer.ckpt_path) if self._trainer is not None else "the state"
+        expected = self.state_dict()
+        check_types(state_dict, expected, where)
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            raise OtherModelError(
+                f"{where} holds another model than this run's:\n{differences(state_dict, expected) or error}\n"
+                "A run goes on from checkpoints of its own: put back the one of this run, or remove this one to go on "
+                "from the generation before it; to train another model, start a new run"
+            ) from None
 
     def validation_step(self, batch: WeightBatch, batch_index: int) -> None:
         self._evaluate("val", batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from wsl import plain_json
 from wsl.spec import WeightSpec
 from wsl.zoo.layout import ZooError, check_splits
 
@@ -89,7 +89,7 @@ def whole(file: h5py.File, path: Path, name: str) -> Array:
 def _json(file: h5py.File, path: Path, name: str, kind: type) -> Any:
     text = whole(file, path, name).tobytes()
     try:
-        value = json.loads(text)
+        value = plain_json.load(text)
     except (ValueError, RecursionError) as error:
         raise ZooError(f"{path}: {name!r} is no JSON ({error}); {AGAIN}") from error
     if not isinstance(value, kind):

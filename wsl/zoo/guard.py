@@ -95,7 +95,10 @@ def _check_attributes(file: h5py.File, path: Path) -> None:
     if found["format"] != FORMAT:
         raise ZooError(f"{path}: format {found['format']!r} is not {FORMAT!r}; import it with scripts/import_zoo.py")
     if found["version"] != VERSION:
-        raise ZooError(f"{path}: format version {found['version']}; this release reads version {VERSION}")
+        raise ZooError(
+            f"{path}: format version {found['version']}; this release reads version {VERSION}: use the release that "
+            "wrote the file, or build or import it again"
+        )
 
 
 def _check_layout(file: h5py.File, path: Path, size: int) -> None:

@@ -229,8 +229,8 @@ class Zoo:
             number = int(np.searchsorted(ends, bad, side="right"))
             position = bad - int(ends[number] - np.diff(self.row_ptr)[rows[number]])
             raise ZooError(
-                f"{self.path}: row {rows[number]} holds {values[bad]} (position {position}); leave the row out or "
-                "build the file again"
+                f"{self.path}: row {rows[number]} holds {values[bad]} (position {position}); build the file again, or "
+                "copy it without such rows (scripts/verify_zoo.py FILE --without-faulty OUT)"
             )
         return values
 

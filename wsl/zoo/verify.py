@@ -59,7 +59,7 @@ def verify_zoo(
 
 def _checks(zoo: Zoo, sample: int, progress: Callable[[float], None]) -> Iterator[Check]:
     total = 4 * int(zoo.row_ptr[-1])
-    walk = _walk(zoo, lambda n: progress(n / total / 2))
+    walk = walk_rows(zoo, lambda n: progress(n / total / 2))
     damaged = list(walk.damage)
     columns: dict[str, Array] = {}
     for name in zoo.columns:
@@ -90,7 +90,7 @@ def _checks(zoo: Zoo, sample: int, progress: Callable[[float], None]) -> Iterato
 
 
 @dataclass
-class _Walk:
+class Walk:
     """What one pass over the weights found, per row."""
 
     readable: Array
@@ -100,9 +100,10 @@ class _Walk:
     damage: list[str]
 
 
-def _walk(zoo: Zoo, advance: Callable[[int], None]) -> _Walk:
+def walk_rows(zoo: Zoo, advance: Callable[[int], None]) -> Walk:
+    """Read every row once; ``advance`` is told the bytes that have been read."""
     n = len(zoo)
-    walk = _Walk(np.zeros(n, bool), np.ones(n, bool), np.full(n, np.nan), [b""] * n, [])
+    walk = Walk(np.zeros(n, bool), np.ones(n, bool), np.full(n, np.nan), [b""] * n, [])
     per_block = CHUNK_BYTES // 4
     first = np.unique(np.searchsorted(zoo.row_ptr, np.arange(0, zoo.row_ptr[-1], per_block), side="left"))
     for start, stop in zip(first.tolist(), [*first[1:].tolist(), n], strict=True):
@@ -157,7 +158,7 @@ def _digest(zoo: Zoo, damaged: bool, total: int, progress: Callable[[float], Non
     )
 
 
-def _norms(zoo: Zoo, walk: _Walk) -> Check:
+def _norms(zoo: Zoo, walk: Walk) -> Check:
     failures: tuple[str, ...] = ()
     usable = walk.readable & walk.finite
     absurd = np.zeros(len(zoo), bool)
@@ -179,7 +180,7 @@ def _split_of(zoo: Zoo) -> dict[int, str]:
     return dict(sorted((row, name) for name, index in zoo.splits.items() for row in index.tolist()))
 
 
-def _duplicates(zoo: Zoo, walk: _Walk) -> Check:
+def _duplicates(zoo: Zoo, walk: Walk) -> Check:
     split_of, first, failures = _split_of(zoo), dict[tuple[int, bytes], int](), []
     for row, name in split_of.items():
         if walk.readable[row]:

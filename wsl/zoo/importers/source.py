@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wsl import plain_json
 from wsl.spec import SpecError, WeightSpec
 from wsl.state_dict.files import UnsafeFileError, load_plain, tensors_in
 from wsl.zoo.layout import ZooError
@@ -69,7 +69,7 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise ZooError(f"{path}: {path.stat().st_size} bytes are no split file")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return plain_json.load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, ZooError):
             raise
