@@ -120,11 +120,13 @@ def resumable(path: Path) -> int:
             f"{path} is no checkpoint of a run ({', '.join(missing)} missing); put back the one of this run, or remove "
             "this one to go on from the generation before it"
         )
-    written = checkpoint.get("wsl", {"format": 0, "release": ""})
-    if written["format"] > FORMAT:
+    mark = checkpoint.get("wsl", {"format": 0})
+    written = mark if isinstance(mark, dict) else {}
+    number = written.get("format")
+    if not isinstance(number, int) or number > FORMAT:
         raise CheckpointError(
-            f"{path} was written by release {written['release']} in format {written['format']}; this release, "
-            f"{__version__}, reads formats up to {FORMAT}: go on with that one or a later one"
+            f"{path} was written by release {written.get('release')} in format {number}; this release, {__version__}, "
+            f"reads formats up to {FORMAT}: go on with that one or a later one"
         )
     return int(checkpoint["global_step"])
 

@@ -21,7 +21,8 @@ def check_types(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], whe
     Raises:
         OtherModelError: naming them.
     """
-    other = [name for name in expected if name in found and found[name].dtype != expected[name].dtype]
+    types = {name: getattr(found[name], "dtype", None) for name in expected if name in found}
+    other = [name for name, kind in types.items() if kind != expected[name].dtype]
     if other:
         raise OtherModelError(f"{where} holds numbers of another type:\n{differences(found, expected, other)}")
 
@@ -35,5 +36,9 @@ def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], nam
     return "\n".join(lines[:SHOWN] + more)
 
 
-def _described(tensor: Tensor | None) -> str:
-    return "absent" if tensor is None else f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+def _described(value: Tensor | None) -> str:
+    if value is None:
+        return "absent"
+    if not isinstance(value, Tensor):  # of a file, anything can be
+        return f"no tensor but {type(value).__name__}"
+    return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"

@@ -69,7 +69,10 @@ class StopOnNonFinite(pl.Callback):
         total = torch.stack(losses).sum()
         if gradients:
             total = total + torch.stack(list(torch._foreach_norm(list(gradients.values())))).sum().to(total)
-        if trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(total))):
+        finite = torch.isfinite(total).int()
+        if trainer.world_size > 1:  # Lightning's own reduction would wait for all ranks once more
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+        if finite:
             return
         mine = Seen(
             tuple(loss.item() for loss in losses),
