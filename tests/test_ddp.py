@@ -67,8 +67,8 @@ def test_a_rank_whose_batch_lacks_an_architecture(cnn_zoo: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_every_job_of_a_sweep_has_ranks_of_its_own(small_zoo: Path, tmp_path: Path) -> None:
-    grid = ["--multirun", "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    finished(*options(small_zoo, *TWO, "data.batch_size=8", "trainer.max_epochs=1"), *grid)
+    grid = ["seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    finished("--multirun", *options(small_zoo, *TWO, "data.batch_size=8", "trainer.max_epochs=1"), *grid)
     found = [Result.read(tmp_path / "sweep" / job) for job in ("0", "1")]
     assert [r.seed for r in found] == [0, 1] and found[0].val != {} and found[0].test != found[1].test
 
