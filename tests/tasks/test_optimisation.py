@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wsl.tasks.optimisation import adamw, constant, cosine, cosine_factor, sgd, warm_up, warm_up_factor
+from wsl.tasks.optimisation import (
+    MakeOptimizer,
+    adam,
+    adamw,
+    constant,
+    cosine,
+    cosine_factor,
+    sgd,
+    warm_up,
+    warm_up_factor,
+)
 
 
 def test_warm_up_is_linear_and_then_constant() -> None:
@@ -39,3 +49,18 @@ def test_schedules_scale_the_optimisers_rate(schedule: object, expected: list[fl
 def test_optimisers_take_their_options() -> None:
     group = adamw(lr=0.1, weight_decay=0.2, betas=(0.8, 0.9))([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]
     assert (group["lr"], group["weight_decay"], group["betas"], group["amsgrad"]) == (0.1, 0.2, (0.8, 0.9), True)
+
+
+@pytest.mark.parametrize("make", [adam(weight_decay=0.1), adamw(), sgd(momentum=0.9, weight_decay=0.1)])
+def test_fused_optimisers_are_the_same_ones(make: MakeOptimizer) -> None:
+    ends = []
+    for fused in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        parameter = torch.nn.Parameter(torch.randn(33, 7, generator=generator, dtype=torch.float64))
+        optimizer = make([parameter], fused)
+        for _ in range(5):
+            parameter.grad = torch.randn(33, 7, generator=generator, dtype=torch.float64)
+            optimizer.step()
+        ends.append(parameter.detach())
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-12, atol=0)
+    assert not torch.equal(ends[1], torch.zeros_like(ends[1]))

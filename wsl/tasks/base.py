@@ -148,7 +148,8 @@ class Task(pl.LightningModule):
         return rows
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._make_optimizer(self.encoder.parameters())
+        fused = "mixed" not in self.trainer.precision  # a fused one unscales gradients itself: none can be clipped then
+        optimizer = self._make_optimizer(self.encoder.parameters(), fused)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = self._make_scheduler(optimizer, steps, self.monitor, self.mode)
         if "monitor" in schedule:  # stepped by epochs that have a validation

@@ -46,7 +46,7 @@ class SparseLinear(nn.Linear):
         """
         if not self._settled:
             return self._chosen(x, inputs, outputs)
-        weight, entries = self._kept_weight(inputs, outputs)
+        weight, entries = self._kept_weight(inputs, outputs, isinstance(x, SparseInput))
         bias = self.bias if self.bias is None or outputs is None else self.bias[outputs]
         if entries is not None and isinstance(x, SparseInput) and entries.pays(x.column_counts):
             out = sparse_product.product(*x.rows, entries)
@@ -86,13 +86,20 @@ class SparseLinear(nn.Linear):
             self._known_mask = key, Mask.of(kept, rows, self.weight.dtype)
         return self._known_mask[1]
 
-    def _kept_weight(self, inputs: Tensor | None, outputs: Tensor | None) -> tuple[Tensor, SparseWeight | None]:
-        """The masked weight, and its entries where the kernel can run; made once for each state of weight and mask."""
+    def _kept_weight(
+        self, inputs: Tensor | None, outputs: Tensor | None, by_column: bool
+    ) -> tuple[Tensor, SparseWeight | None]:
+        """The masked weight, and its entries where the kernel can run; made once for each state of weight and mask.
+
+        It lies in memory by column where asked for, which is how sparse features read it.
+        """
         kept = self.sieve.kept
         assert kept is not None
-        key = (kept, self.weight._version, self.weight.dtype, self.weight.device, inputs, outputs)
+        key = (kept, self.weight._version, self.weight.dtype, self.weight.device, inputs, outputs, by_column)
         if self._known is None or not all(_same(a, b) for a, b in zip(self._known[0], key, strict=True)):
             weight, mask = part(self.weight.detach() * kept, inputs, outputs), part(kept, inputs, outputs)
+            if by_column:
+                weight = weight.t().contiguous().t()
             compiled = not weight.is_cuda and sparse_product.available(weight.dtype)
             self._known = key, weight, SparseWeight.of(weight, mask) if compiled else None
         return self._known[1], self._known[2]

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy.sparse
 import torch
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
 from wsl import native
@@ -39,7 +41,8 @@ Kernel = Literal["auto", "c", "torch"]
 class SourceLists:
     """Edges by source, the heaviest first: T_uv = 1/√(d_u d_v) with self loops counted in d, 1/d_u for loops.
 
-    Nodes are numbered anew, by degree from the greatest down, so that those that are read most lie together.
+    Nodes are numbered anew by reverse Cuthill-McKee (1969): neighbours lie together, so that a hop finds most of what
+    it adds to in the cache.
 
     Attributes:
         pointer: ``[N + 1]`` int64. target: ``[E]`` int32, of each source the receivers of least degree first.
@@ -56,14 +59,22 @@ class SourceLists:
         """Of the edges ``[2, E]``; self loops among them are replaced by one for each node."""
         source, target = edge_index[:, edge_index[0] != edge_index[1]]
         degree = torch.bincount(target, minlength=nodes).double() + 1
-        node = torch.argsort(degree, descending=True, stable=True)
+        node = _neighbours_together(source, target, nodes)
         number = torch.empty_like(node)
         number[node] = torch.arange(nodes)
-        source, target = number[source], number[target]
-        order = torch.argsort(source * nodes + (nodes - 1 - target))
+        by_degree = torch.empty_like(node)
+        by_degree[torch.argsort(degree, stable=True)] = torch.arange(nodes)
+        order = torch.argsort(number[source] * nodes + by_degree[target])
         pointer = torch.zeros(nodes + 1, dtype=torch.int64)
-        pointer[1:] = torch.bincount(source, minlength=nodes).cumsum(0)
-        return cls(pointer, target[order].int(), degree[node], node)
+        pointer[1:] = torch.bincount(number[source], minlength=nodes).cumsum(0)
+        return cls(pointer, number[target][order].int(), degree[node], node)
+
+
+def _neighbours_together(source: Tensor, target: Tensor, nodes: int) -> Tensor:
+    """The nodes in the order of reverse Cuthill-McKee."""
+    ones = np.ones(len(source), np.int8)
+    adjacency = scipy.sparse.csr_matrix((ones, (source.numpy(), target.numpy())), shape=(nodes, nodes))
+    return torch.from_numpy(reverse_cuthill_mckee(adjacency).astype(np.int64))
 
 
 @dataclass(frozen=True, eq=False)
