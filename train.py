@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from wsl import build, report
 from wsl.build import RunConfig
 from wsl.command_line import one_job, plain_errors, refuse_unknown_keys
+from wsl.heap import keep_freed_memory
 from wsl.out_of_memory import memory_told
 from wsl.preemption import watched
 from wsl.ranks import failures_told
@@ -47,6 +48,7 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     with plain_errors():
         refuse_unknown_keys("conf", "train")
     with watched():

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     (
         "wsl.errors", "wsl.ranges", "wsl.activations", "wsl.spec", "wsl.batch", "wsl.symmetry", "wsl.mixed_symmetry",
-        "wsl.sparsity", "wsl.native",
+        "wsl.sparsity", "wsl.native", "wsl.heap",
     ),
     ("wsl.config", "wsl.plain_json", "wsl.plain_yaml", "wsl.run_folder", "wsl.watchdog", "wsl.other_model"),
     ("wsl.execute", "wsl.verify", "wsl.canonical", "wsl.state_dict", "wsl.trace"),
