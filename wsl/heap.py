@@ -1,8 +1,8 @@
 """Freed memory that stays with the process, for tensors come and go by the megabyte in every training step.
 
 glibc gives the free end of its heap back to the system and maps large blocks one by one; the next step then waits for
-the same pages to be found and zeroed again, a fifth to a third of a step here. The price is that a process keeps what
-it has once needed.
+the same pages to be found and zeroed again, up to a third of a step with large batches. The price is that a process
+keeps what it has once needed.
 """
 
 from __future__ import annotations
