@@ -2,8 +2,12 @@
 
 ZOO is an option of ``conf/data``. All encoders get the same split, optimiser, schedule and number of epochs (fewer if
 a run would take longer than the budget). The learning rate is chosen for each on validation, by one run per rate with
-the first seed; the others then run with the chosen rate. Every run is a process of its own. What is finished is not
-repeated: killed and started again, the comparison goes on. Prints a table and writes it as Markdown, CSV and a figure.
+the first seed; the others then run with the chosen rate. Every run is a process of its own, ``--jobs`` of them at a
+time. What is finished is not repeated: killed and started again, the comparison goes on. Prints a table and writes it
+as Markdown, CSV and a figure, and every run as a row of runs.csv.
+
+An encoder may bring overrides of its own, in quotes: ``--encoders statnn "ng_t_small encoder.probes=64"``. ``table``
+stands for the rows that docs/results.md has for zoos of this kind (``scripts/comparing/rows.py``).
 """
 
 from __future__ import annotations
@@ -11,22 +15,27 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-from comparing import tables  # noqa: E402
-from comparing.one_run import ROOT, Order, Outcome, outcome_of  # noqa: E402
+from comparing import rows, tables  # noqa: E402
+from comparing.one_run import ROOT, Order, Outcome, outcome_if_known, outcome_of  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from wsl.command_line import plain_errors, with_overrides  # noqa: E402
 from wsl.errors import UserError  # noqa: E402
 from wsl.results import console  # noqa: E402
 from wsl.run_folder import write_text  # noqa: E402
+
+#: a process of its own for each run, forked from one that has imported all this already
+PROCESSES = get_context("forkserver")
+PROCESSES.set_forkserver_preload(["wsl.report"])
 
 
 def options(group: str) -> list[str]:
@@ -39,19 +48,25 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("zoo", choices=options("data"), help="option of the data group")
     parser.add_argument("--task", choices=options("task"), default="classification")
     parser.add_argument("--encoders", nargs="+", default=["all"], metavar="NAME", help="options of the encoder group")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each encoder (default 3)")
     parser.add_argument("--budget", type=float, default=4.0, metavar="MINUTES", help="of training per run (default 4)")
     parser.add_argument("--epochs", type=int, default=30, help="at most (default 30)")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3], help="learning rates to choose among")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of each run (default 2)")
+    parser.add_argument("--finished", action="store_true", help="run nothing, tabulate what is finished")
     parser.add_argument("--out", type=Path, default=None, help="folder (default runs/compare_ZOO)")
     chosen = with_overrides(parser, given)
     known = options("encoder")
-    chosen.encoders = known if chosen.encoders == ["all"] else chosen.encoders
-    if unknown := sorted(set(chosen.encoders) - set(known)):
+    if chosen.encoders == ["all"]:
+        chosen.encoders = known
+    elif chosen.encoders == ["table"]:
+        chosen.encoders = list(rows.of_table(chosen.zoo))
+    if unknown := sorted({name.partition(" ")[0] for name in chosen.encoders} - set(known)):
         parser.error(f"--encoders {' '.join(unknown)}: not among {', '.join(known)}")
-    if chosen.seeds < 1 or chosen.budget <= 0 or chosen.epochs < 1 or chosen.threads < 1 or min(chosen.rates) <= 0:
-        parser.error("--seeds, --budget, --epochs, --rates and --threads are positive")
+    whole = (chosen.seeds, chosen.epochs, chosen.threads, chosen.jobs)
+    if min(whole) < 1 or chosen.budget <= 0 or min(chosen.rates) <= 0:
+        parser.error("--seeds, --budget, --epochs, --rates, --threads and --jobs are positive")
     chosen.out = chosen.out or Path("runs") / f"compare_{chosen.zoo}"
     return chosen
 
@@ -62,7 +77,7 @@ def in_own_process(order: Order) -> Outcome:
     Raises:
         UserError: if the process died (killed, or out of memory).
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=PROCESSES) as pool:
         try:
             return pool.submit(outcome_of, order).result()
         except BrokenProcessPool:
@@ -72,52 +87,60 @@ def in_own_process(order: Order) -> Outcome:
 def compared(
     args: argparse.Namespace, carry_out: Callable[[Order], Outcome], say: Callable[[str], None]
 ) -> tuple[dict[str, list[Outcome]], dict[str, float]]:
-    """All outcomes and the chosen rate of each encoder."""
+    """All outcomes and the chosen rate of each encoder: first one rate of all, then the other rates, then the seeds."""
     common = (f"data={args.zoo}", f"task={args.task}", "logger.wandb=false", "trainer.progress=none", *args.overrides)
+    numbers = count(1)
+    found: dict[tuple[str, float, int], Outcome] = {}
 
-    def wanted(name: str, rate: float, seed: int) -> Outcome:
-        folder = args.out / name / f"rate{rate:g}_seed{seed}"
-        done = (folder / "outcome.json").exists()
-        found = carry_out(Order(folder, common, name, rate, seed, args.epochs, args.budget, args.threads))
-        value = "refused" if found.result is None else f"{found.result.test[found.result.metric]:.4f}"
-        say(f"{name}, rate {rate:g}, seed {seed}: {value}{' (known)' if done else ''}")
-        return found
+    def one(name: str, rate: float, seed: int) -> None:
+        folder = args.out / rows.folder(name) / f"rate{rate:g}_seed{seed}"
+        outcome = carry_out(Order(folder, common, name, rate, seed, args.epochs, args.budget, args.threads))
+        found[name, rate, seed] = outcome
+        value = outcome.why_not or f"{outcome.result.test[outcome.result.metric]:.4f}"  # type: ignore[union-attr]
+        say(f"{next(numbers)}. {name}, rate {rate:g}, seed {seed}: {value}")
 
-    found: dict[str, list[Outcome]] = {}
-    rates: dict[str, float] = {}
-    for name in args.encoders:
-        first = {}
-        for rate in args.rates:
-            first[rate] = wanted(name, rate, 0)
-            if first[rate].result is None:
-                break
-        best = max(first, key=lambda rate: _validated(first[rate]))
-        rates[name] = best
-        later = range(1, args.seeds) if first[best].result is not None else range(0)
-        found[name] = [first[best], *(wanted(name, best, seed) for seed in later)]
-    return found, rates
+    def every(wanted: Iterable[tuple[str, float, int]]) -> None:
+        pool = ThreadPoolExecutor(args.jobs)
+        try:
+            for ended in [pool.submit(one, *run) for run in wanted]:
+                ended.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    first, *others = args.rates
+    every((name, first, 0) for name in args.encoders)
+    taken = [name for name in args.encoders if not found[name, first, 0].refused]
+    every((name, rate, 0) for name in taken for rate in others)
+    best = {name: max(args.rates, key=lambda rate: _validated(found.get((name, rate, 0)))) for name in args.encoders}
+    every((name, best[name], seed) for seed in range(1, args.seeds) for name in taken)
+    return {
+        name: [found[name, best[name], seed] for seed in range(args.seeds) if (name, best[name], seed) in found]
+        for name in args.encoders
+    }, best
 
 
-def _validated(outcome: Outcome) -> float:
-    return -math.inf if outcome.result is None else outcome.result.val[outcome.result.metric]
+def _validated(outcome: Outcome | None) -> float:
+    return -math.inf if outcome is None or outcome.result is None else outcome.result.val[outcome.result.metric]
 
 
 def main(given: Sequence[str] | None = None) -> int:
     args = arguments(given)
     screen = console()
+    carry_out = outcome_if_known if args.finished else in_own_process
     with plain_errors():
-        found, rates = compared(args, in_own_process, lambda text: screen.print(text, markup=False, soft_wrap=True))
+        found, rates = compared(args, carry_out, lambda text: screen.print(text, markup=False, soft_wrap=True))
     table = tables.rows(found, rates)
     title = f"{args.zoo}: at most {args.epochs} epochs or {args.budget:g} minutes a run, {args.threads} threads"
     shown = Table(*tables.COLUMNS, title=title, title_justify="left")
     for row in table:
         shown.add_row(*row)
-    screen.width = max(screen.width, 160)
+    screen.width = max(screen.width, 200)
     screen.print(shown)
     write_text(args.out / "table.md", tables.markdown(table))
-    write_text(args.out / "table.csv", tables.comma_separated(table))
+    write_text(args.out / "table.csv", tables.comma_separated(tables.COLUMNS, table))
+    write_text(args.out / "runs.csv", tables.comma_separated(tables.RUN_COLUMNS, tables.runs(found, rates)))
     tables.figure(found, title, args.out / "comparison.png")
-    screen.print(f"written: {args.out}/table.md, table.csv, comparison.png", markup=False, soft_wrap=True)
+    screen.print(f"written: {args.out}/table.md, table.csv, runs.csv, comparison.png", markup=False, soft_wrap=True)
     return 0
 
 

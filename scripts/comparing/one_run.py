@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
 import shutil
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
+
+from comparing import rows
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
@@ -22,8 +26,10 @@ from benchmarks.measure import matmul_unit, peak_rss  # noqa: E402
 from train import run  # noqa: E402
 from wsl import build, trainer  # noqa: E402
 from wsl.build import RunConfig  # noqa: E402
+from wsl.callbacks.finite import NonFiniteError  # noqa: E402
 from wsl.errors import UserError  # noqa: E402
 from wsl.results import Result  # noqa: E402
+from wsl.run_config import TrainerConfig  # noqa: E402
 from wsl.run_folder import owned, write_text  # noqa: E402
 
 #: training steps that are timed before a run, after as many that warm up
@@ -37,7 +43,8 @@ class Order:
     Attributes:
         folder: of the run; a finished one is read, not repeated, one that was interrupted goes on.
         overrides: of ``train.py``, without encoder, rate and seed.
-        encoder: option of the encoder group. rate: learning rate. seed: of the run.
+        encoder: option of the encoder group, and overrides of its own behind it, separated by spaces.
+        rate: learning rate. seed: of the run.
         epochs: at most; fewer where they would take longer than ``minutes``.
     """
 
@@ -53,19 +60,29 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found. ``refused`` is the encoder's sentence where it cannot read the zoo; all else is absent then.
+    """What a run found.
 
     Attributes:
+        refused: the encoder's sentence where it cannot read the zoo; all else is absent then.
+        stopped: the error that ended training, likewise.
         step_units: median training step in matmul units. peak_mib: largest resident size of the process.
         symmetries: that the encoder claims. to_95: seconds until validation reached 95 % of its best, nan if unknown.
+        losses: of the last epoch, in training and validation.
     """
 
     refused: str = ""
+    stopped: str = ""
     result: Result | None = None
     step_units: float = math.nan
     peak_mib: float = math.nan
     symmetries: tuple[str, ...] = ()
     to_95: float = math.nan
+    losses: tuple[float, float] = (math.nan, math.nan)
+
+    @property
+    def why_not(self) -> str:
+        """Why there is no result, or nothing."""
+        return self.refused or self.stopped
 
     def write(self, path: Path) -> None:
         write_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
@@ -75,7 +92,14 @@ class Outcome:
         values = json.loads(path.read_text())
         found = values.pop("result")
         result = None if found is None else Result(**{**found, "compared": ()})
-        return cls(**{**values, "symmetries": tuple(values["symmetries"])}, result=result)
+        lists = {name: tuple(values.pop(name)) for name in ("symmetries", "losses")}
+        return cls(**values, **lists, result=result)
+
+
+def outcome_if_known(order: Order) -> Outcome:
+    """What an earlier process found."""
+    path = order.folder / "outcome.json"
+    return Outcome.read(path) if path.exists() else Outcome(stopped="not run")
 
 
 def outcome_of(order: Order) -> Outcome:
@@ -94,28 +118,48 @@ def outcome_of(order: Order) -> Outcome:
         found = Outcome(refused=str(error).splitlines()[0])
     else:
         step = step_seconds(config, data, encoder)
-        per_epoch = step * len(data.train_dataloader())
-        epochs = max(1, min(order.epochs, int(order.minutes * 60 / per_epoch)))
-        shorter = config.trainer.model_copy(update={"max_epochs": epochs})
-        with owned(order.folder):
-            result = run(_resumable(config.model_copy(update={"trainer": shorter}), order.folder), order.folder)
-        found = Outcome(
-            result=result,
-            step_units=step / matmul_unit(10),
-            peak_mib=peak_rss() / 2**20,
-            symmetries=tuple(sorted(encoder.symmetries)),
-            to_95=seconds_to_95(order.folder, result),
-        )
+        shorter = within_budget(config.trainer, order, step, len(data.train_dataloader()))
+        config = _resumable(config.model_copy(update={"trainer": shorter}), order.folder)
+        symmetries, units = tuple(sorted(encoder.symmetries)), step / matmul_unit(10)
+        del data, encoder  # the run makes its own
+        try:
+            with owned(order.folder):
+                result = run(config, order.folder)
+        except NonFiniteError as error:
+            found = Outcome(stopped=str(error).splitlines()[0])
+        else:
+            curves = Curves.read(order.folder)
+            found = Outcome(
+                result=result,
+                step_units=units,
+                peak_mib=peak_rss() / 2**20,
+                symmetries=symmetries,
+                to_95=curves.seconds_to_95(result),
+                losses=(curves.last("train/loss_epoch"), curves.last("val/loss")),
+            )
     found.write(path)
     return found
 
 
+def within_budget(config: TrainerConfig, order: Order, step: float, batches: int) -> TrainerConfig:
+    """As many epochs as are wanted and the budget allows; if it does not allow one, a part of one.
+
+    Args:
+        step: seconds of a training step. batches: of an epoch.
+    """
+    affordable = order.minutes * 60 / step
+    epochs = max(1, min(order.epochs, int(affordable / batches)))
+    share = {"limit_train_batches": max(1, int(affordable))} if affordable < batches else {}
+    return config.model_copy(update={"max_epochs": epochs, **share})
+
+
 def configured(order: Order) -> RunConfig:
     """The config of a run: that of ``train.py`` with these overrides."""
-    chosen = (f"encoder={order.encoder}", f"seed={order.seed}", f"optimizer.lr={order.rate}", "compare=[]")
+    encoder, *own = order.encoder.split()
+    chosen = (f"encoder={encoder}", f"seed={order.seed}", f"optimizer.lr={order.rate}", "compare=[]", *own)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", [*order.overrides, *chosen, f"trainer.max_epochs={order.epochs}"])
-        return build.config(cfg).model_copy(update={"label": order.encoder})
+        return build.config(cfg).model_copy(update={"label": rows.folder(order.encoder)})
 
 
 def _resumable(config: RunConfig, folder: Path) -> RunConfig:
@@ -148,14 +192,30 @@ def step_seconds(config: RunConfig, data: build.Data, encoder: torch.nn.Module) 
     return late[len(late) // 2]
 
 
-def seconds_to_95(folder: Path, result: Result) -> float:
-    """Training time until the validation metric first reached 95 % of its best, from the epochs of metrics.csv."""
-    lines = (folder / "metrics.csv").read_text().splitlines()
-    names = lines[0].split(",")
-    key = f"val/{result.metric}"
-    if key not in names:
-        return math.nan
-    column, goal = names.index(key), 0.95 * result.val[result.metric]
-    values = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
-    reached = next((n for n, value in enumerate(values) if value >= goal), None)
-    return math.nan if reached is None else (reached + 1) * result.seconds / len(values)
+class Curves:
+    """metrics.csv of a run.
+
+    Args:
+        rows: one for each logged step; what was not logged then is empty.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, str]]) -> None:
+        self._rows = rows
+
+    @classmethod
+    def read(cls, folder: Path) -> Curves:
+        with open(folder / "metrics.csv", newline="") as file:
+            return cls(list(csv.DictReader(file)))
+
+    def values(self, key: str) -> list[float]:
+        return [float(row[key]) for row in self._rows if row.get(key)]
+
+    def last(self, key: str) -> float:
+        """The last value, nan if there is none."""
+        return next(reversed(self.values(key)), math.nan)
+
+    def seconds_to_95(self, result: Result) -> float:
+        """Training time until the validation metric first reached 95 % of its best."""
+        values, goal = self.values(f"val/{result.metric}"), 0.95 * result.val[result.metric]
+        reached = next((n for n, value in enumerate(values) if value >= goal), None)
+        return math.nan if reached is None else (reached + 1) * result.seconds / len(values)

@@ -20,6 +20,7 @@ COLUMNS = (
     "seeds",
     "val",
     "rate",
+    "loss, train / val",
     "parameters",
     "epochs",
     "step, units",
@@ -27,6 +28,23 @@ COLUMNS = (
     "to 95 %, s",
     "training, s",
     "symmetries",
+)
+RUN_COLUMNS = (
+    "encoder",
+    "rate",
+    "seed",
+    "test",
+    "val",
+    "train_loss",
+    "val_loss",
+    "parameters",
+    "best_epoch",
+    "epochs",
+    "step_units",
+    "peak_mib",
+    "to_95_s",
+    "training_s",
+    "split",
 )
 
 
@@ -50,7 +68,7 @@ def rows(found: Mapping[str, Sequence[Outcome]], rates: Mapping[str, float]) -> 
     for name, outcomes in ordered(found):
         results = [o.result for o in outcomes if o.result is not None]
         if not results:
-            out.append((name, outcomes[0].refused, *[""] * (len(COLUMNS) - 2)))
+            out.append((name, outcomes[0].why_not, *[""] * (len(COLUMNS) - 2)))
             continue
         metric = results[0].metric
         last = outcomes[-1]
@@ -61,6 +79,7 @@ def rows(found: Mapping[str, Sequence[Outcome]], rates: Mapping[str, float]) -> 
                 str(len(results)),
                 mean_std([r.val[metric] for r in results]),
                 f"{rates[name]:g}",
+                " / ".join(_mean(losses, 3) for losses in zip(*(o.losses for o in outcomes if o.result), strict=True)),
                 f"{results[0].parameters:,}",
                 str(results[0].epochs),
                 _mean([o.step_units for o in outcomes], 1),
@@ -71,6 +90,23 @@ def rows(found: Mapping[str, Sequence[Outcome]], rates: Mapping[str, float]) -> 
             )
         )
     return out
+
+
+def runs(found: Mapping[str, Sequence[Outcome]], rates: Mapping[str, float]) -> list[tuple[str, ...]]:
+    """One row per run that has a result, in the order of :data:`RUN_COLUMNS`: what the table is the mean of."""
+    return [
+        (
+            name,
+            f"{rates[name]:g}",
+            *(str(value) for value in (r.seed, r.test[r.metric], r.val[r.metric], *o.losses, r.parameters)),
+            *(str(value) for value in (r.epoch + 1, r.epochs)),
+            *(f"{value:.4g}" for value in (o.step_units, o.peak_mib, o.to_95, r.seconds)),
+            r.split,
+        )
+        for name, outcomes in ordered(found)
+        for o in outcomes
+        if (r := o.result) is not None
+    ]
 
 
 def _mean(values: Sequence[float], digits: int) -> str:
@@ -85,9 +121,9 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def comma_separated(table: Sequence[Sequence[str]]) -> str:
+def comma_separated(columns: Sequence[str], table: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
-    csv.writer(text).writerows([COLUMNS, *table])
+    csv.writer(text, lineterminator="\n").writerows([columns, *table])
     return text.getvalue()
 
 

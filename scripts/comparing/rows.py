@@ -1,0 +1,80 @@
+"""Which encoders the tables of docs/results.md have, of sizes for two cores. A row may bring overrides of its own."""
+
+from __future__ import annotations
+
+import re
+
+#: INRs: SIRENs of one shape
+INRS = (
+    "statnn",
+    "mlp",
+    "probe_mlp",
+    "deep_set",
+    "ng_gnn_small",
+    "ng_gnn_small_plain",
+    "ng_t_small",
+    "ng_t_small encoder.probes=64",
+    "gatv2",
+    "gatv2 encoder.probes=0",
+    "unf",
+    "unf_encoded",
+    "nfn_np",
+    "nfn_hnp",
+    "nft_small",
+    "monomial",
+    "monomial_sign_small",
+    "scale_gmn_small",
+    "scale_gmn_small encoder.bidirectional=true",
+    "canonical encoder@encoder.encoder=ng_gnn_small_plain",
+    "canonical encoder@encoder.encoder=unf",
+    "canonical encoder@encoder.encoder=statnn",
+    "ng_gnn_small_plain sparsity=unifews",
+)
+#: trained networks whose success is to be predicted; encoders of one architecture refuse the mixed zoos
+NETWORKS = (
+    "statnn",
+    "mlp",
+    "probe_mlp",
+    "deep_set",
+    "ng_gnn_cnn_small",
+    "ng_gnn_cnn_small encoder.probes=16 encoder.probe_size=8",
+    "ng_t_small",
+    "gatv2_cnn",
+    "unf",
+    "unf_encoded",
+    "nfn_np",
+    "nfn_hnp",
+    "nft_small",
+    "monomial",
+    "monomial encoder.paths=8",
+    "scale_gmn_cnn_small",
+    "scale_gmn_cnn_small encoder.bidirectional=true",
+    "canonical encoder@encoder.encoder=unf_encoded",
+    "canonical encoder@encoder.encoder=statnn",
+    "ng_gnn_cnn_small sparsity=unifews",
+)
+#: the nodes of one graph
+NODES = (
+    "gcn",
+    "gat",
+    "gatv2_node",
+    "sage",
+    "gin",
+    "gcnii",
+    "sgc",
+    "appnp",
+    "heat",
+    "gcn sparsity=unifews",
+    "gatv2_node sparsity=unifews",
+)
+GRAPHS = ("amazon", "citeseer", "coauthor", "cora", "digits_graph", "pubmed")
+
+
+def of_table(zoo: str) -> tuple[str, ...]:
+    """The rows of the table for an option of the data group."""
+    return NODES if zoo.startswith(GRAPHS) else INRS if "inr" in zoo else NETWORKS
+
+
+def folder(row: str) -> str:
+    """The name of the folder of a row's runs."""
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", row)
