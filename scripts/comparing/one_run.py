@@ -28,6 +28,7 @@ from wsl import build, trainer  # noqa: E402
 from wsl.build import RunConfig  # noqa: E402
 from wsl.callbacks.finite import NonFiniteError  # noqa: E402
 from wsl.errors import UserError  # noqa: E402
+from wsl.heap import keep_freed_memory  # noqa: E402
 from wsl.results import Result  # noqa: E402
 from wsl.run_config import TrainerConfig  # noqa: E402
 from wsl.run_folder import owned, write_text  # noqa: E402
@@ -108,6 +109,7 @@ def outcome_of(order: Order) -> Outcome:
     if path.exists():
         return Outcome.read(path)
     torch.set_num_threads(order.threads)
+    keep_freed_memory()  # as train.py does
     trainer.quieten()
     order.folder.mkdir(parents=True, exist_ok=True)
     config = configured(order)

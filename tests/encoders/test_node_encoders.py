@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -121,3 +122,40 @@ def test_gradients_agree_with_finite_differences() -> None:
         return encoder(NodeBatch(NodeGraph(x, batch.graph.edge_index, batch.graph.y), batch.row_ids))
 
     assert torch.autograd.gradcheck(run, (batch.graph.x.requires_grad_(),), atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", [GCN, GCNII])
+def test_features_read_by_their_entries_give_the_same(encoder: type[GCN] | type[GCNII]) -> None:
+    graph = bag_of_words_graph()
+    torch.manual_seed(0)
+    dense = encoder(NodeGraphSpec(40), 3, hidden=8, layers=2).double()
+    torch.manual_seed(0)
+    sparse = encoder(NodeGraphSpec(40), 3, hidden=8, layers=2, read_sparse=True).double()
+    batch = NodeBatch(graph, torch.arange(30))
+    outputs, gradients = [], []
+    for built in (dense.eval(), sparse.eval()):
+        out = built(batch)
+        out.square().sum().backward()
+        outputs.append(out)
+        gradients.append([p.grad for p in built.parameters()])
+    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("encoder", [GAT, GATv2Node, SAGE, GIN])
+def test_bags_of_words_train(encoder: Callable[..., Any]) -> None:
+    """Dropout that draws for entries alone still reaches every layer: outputs differ from draw to draw."""
+    batch = NodeBatch(bag_of_words_graph(), torch.arange(30))
+    built = encoder(NodeGraphSpec(40), 3, hidden=8, layers=2).double().train()
+    first, second = built(batch), built(batch)
+    assert not torch.equal(first, second)
+    first.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in built.parameters())
+
+
+def bag_of_words_graph() -> NodeGraph:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(30, 40, generator=generator, dtype=torch.float64)
+    x = x * (torch.rand(30, 40, generator=generator) < 0.08)
+    edges = torch.randint(30, (2, 90), generator=generator)
+    return NodeGraph(x, torch.cat([edges, edges.flip(0)], 1).unique(dim=1), torch.zeros(30, dtype=torch.int64))

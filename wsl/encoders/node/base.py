@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wsl.encoders.base import Encoder, UnsupportedSpecError
 from wsl.graphs.node_graph import NodeBatch, NodeGraphSpec
+from wsl.nn.sparse.sparse_input import dropout_of_features
 
 Activation = Literal["relu", "elu"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "elu": F.elu}
@@ -51,11 +52,11 @@ class NodeEncoder(Encoder):
     def forward(self, batch: NodeBatch) -> Tensor:  # type: ignore[override]
         if batch.spec != self.spec:
             raise ValueError(f"this encoder was built for {self.spec}, the batch holds {batch.spec}")
-        x = batch.graph.x
+        x = dropout_of_features(batch.graph.x, self.dropout.p, self.training)
         for number, layer in enumerate(self.layers):
-            x = layer(self.dropout(x), batch.graph.edge_index)
+            x = layer(x, batch.graph.edge_index)
             if number < len(self.layers) - 1:
-                x = ACTIVATIONS[self.activation](x)
+                x = self.dropout(ACTIVATIONS[self.activation](x))
         return x
 
     def rows(self, batch: NodeBatch) -> Tensor:

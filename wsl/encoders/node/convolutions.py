@@ -11,6 +11,7 @@ from wsl.encoders.node.base import ACTIVATIONS, Activation, widths
 from wsl.encoders.node.sparsifiable import Norm, Sparsifiable
 from wsl.graphs.node_graph import NodeBatch, NodeGraphSpec
 from wsl.nn.sparse.layers import GCNIILayer, GCNLayer, GINLayer, SAGELayer
+from wsl.nn.sparse.linear import apply_linear
 from wsl.ranges import Fraction, PositiveFloat, PositiveInt, Rate
 
 
@@ -127,6 +128,7 @@ class GCNII(Sparsifiable):
         input_dropout: whether dropout falls on the first layer's input too.
         alpha: share of x_0 in every layer.
         theta: how fast the maps come near the identity.
+        read_sparse: take the features by their non-zero entries: the same function, faster on bags of words.
     """
 
     def __init__(
@@ -142,18 +144,21 @@ class GCNII(Sparsifiable):
         input_dropout: bool = True,
         alpha: Fraction = 0.1,
         theta: PositiveFloat = 0.5,
+        read_sparse: bool = False,
     ) -> None:
         widths(spec, out_features, hidden, layers)  # refuses other specs
         stack = [GCNIILayer(hidden, number + 1, alpha, theta) for number in range(layers)]
         inner: list[int] = [hidden] * layers
-        super().__init__(spec, out_features, stack, activation, dropout, norm, input_dropout, False, inner)
+        super().__init__(spec, out_features, stack, activation, dropout, norm, input_dropout, read_sparse, inner)
         self.lin_in, self.lin_out = nn.Linear(spec.features, hidden), nn.Linear(hidden, out_features)
 
     def forward(self, batch: NodeBatch) -> Tensor:  # type: ignore[override]
         if batch.spec != self.spec:
             raise ValueError(f"this encoder was built for {self.spec}, the batch holds {batch.spec}")
         edges, given = self.edges(batch.graph), self.first_input(batch.graph)
-        initial = torch.as_tensor(ACTIVATIONS[self.activation](self.lin_in(given)))
+        initial = torch.as_tensor(
+            ACTIVATIONS[self.activation](apply_linear(given, self.lin_in.weight, self.lin_in.bias))
+        )
         x: Tensor = self.dropout(initial)
         for number, layer in enumerate(self.layers):
             x, edges = layer(x, edges, initial)

@@ -13,7 +13,7 @@ from wsl.graphs.node_graph import NodeBatch, NodeGraph, NodeGraphSpec
 from wsl.nn.sparse.edge_set import EdgeSet, edge_set
 from wsl.nn.sparse.layers import GCNLayer, SparseConv
 from wsl.nn.sparse.sieve import EdgeSieve, WeightSieve
-from wsl.nn.sparse.sparse_input import SparseInput, sparse_input
+from wsl.nn.sparse.sparse_input import SparseInput, dropout_of_features, sparse_input
 from wsl.sparsity.macs import LayerCost
 
 Norm = Literal["none", "batch"]
@@ -116,7 +116,7 @@ class Sparsifiable(NodeEncoder):
         rate = self.dropout.p if self.input_dropout else 0.0
         if self.read_sparse:
             return sparse_input(graph.x).dropout(rate, self.training)
-        return nn.functional.dropout(graph.x, rate, self.training)
+        return dropout_of_features(graph.x, rate, self.training)
 
     def between(self, number: int, x: Tensor, channels: Tensor | None = None) -> Tensor:
         """What stands between layer ``number`` and the next, on all channels or these."""
