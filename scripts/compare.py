@@ -1,10 +1,10 @@
 """Every encoder on the same zoo: ``python scripts/compare.py ZOO [--encoders all] [--seeds 3] [--budget MINUTES]``.
 
 ZOO is an option of ``conf/data``. All encoders get the same split, optimiser, schedule and number of epochs (fewer if
-a run would take longer than the budget). The learning rate is chosen for each on validation, by one run per rate with
-the first seed; the others then run with the chosen rate. Every run is a process of its own, ``--jobs`` of them at a
-time. What is finished is not repeated: killed and started again, the comparison goes on. Prints a table and writes it
-as Markdown, CSV and a figure, and every run as a row of runs.csv.
+an encoder's first run would take longer than the budget). The learning rate is chosen for each on validation, by one
+run per rate with the first seed; the others then run with the chosen rate. Every run is a process of its own,
+``--jobs`` of them at a time. What is finished is not repeated: killed and started again, the comparison goes on. Prints
+a table and writes it as Markdown, CSV and a figure, and every run as a row of runs.csv.
 
 An encoder may bring overrides of its own, in quotes: ``--encoders statnn "ng_t_small encoder.probes=64"``. ``table``
 stands for the rows that docs/results.md has for zoos of this kind (``scripts/comparing/rows.py``).
@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 from comparing import rows, tables  # noqa: E402
-from comparing.one_run import ROOT, Order, Outcome, outcome_if_known, outcome_of  # noqa: E402
+from comparing.one_run import ROOT, Order, Outcome, end_with_parent, outcome_if_known, outcome_of  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from wsl.command_line import plain_errors, with_overrides  # noqa: E402
@@ -77,7 +77,7 @@ def in_own_process(order: Order) -> Outcome:
     Raises:
         UserError: if the process died (killed, or out of memory).
     """
-    with ProcessPoolExecutor(1, mp_context=PROCESSES) as pool:
+    with ProcessPoolExecutor(1, mp_context=PROCESSES, initializer=end_with_parent) as pool:
         try:
             return pool.submit(outcome_of, order).result()
         except BrokenProcessPool:
@@ -94,7 +94,11 @@ def compared(
 
     def one(name: str, rate: float, seed: int) -> None:
         folder = args.out / rows.folder(name) / f"rate{rate:g}_seed{seed}"
-        outcome = carry_out(Order(folder, common, name, rate, seed, args.epochs, args.budget, args.threads))
+        epochs, minutes = args.epochs, args.budget
+        earlier = found.get((name, args.rates[0], 0))
+        if earlier is not None and earlier.result is not None and earlier.result.epochs > 1:
+            epochs, minutes = earlier.result.epochs, math.inf  # whatever else the machine does now
+        outcome = carry_out(Order(folder, common, name, rate, seed, epochs, minutes, args.threads))
         found[name, rate, seed] = outcome
         value = outcome.why_not or f"{outcome.result.test[outcome.result.metric]:.4f}"  # type: ignore[union-attr]
         say(f"{next(numbers)}. {name}, rate {rate:g}, seed {seed}: {value}")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fcntl
 import io
 import math
+import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,8 @@ from comparing.one_run import Curves, Order, Outcome, outcome_if_known, outcome_
 from wsl.callbacks.finite import NonFiniteError  # noqa: E402
 from wsl.errors import UserError  # noqa: E402
 from wsl.results import Result  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
 
 
 def result(encoder: str, test: float, val: float, seed: int = 0) -> Result:
@@ -95,6 +101,18 @@ def test_a_run_over_the_budget_is_shortened(tmp_path: Path, small_zoo: Path) -> 
     assert [t.limit_train_batches for t in epochs.values()] == [1.0, 1.0, 5]
 
 
+def test_all_runs_of_an_encoder_have_the_epochs_that_its_first_could_afford(tmp_path: Path) -> None:
+    asked: list[tuple[int, float]] = []
+
+    def carry_out(o: Order) -> Outcome:
+        asked.append((o.epochs, o.minutes))
+        return Outcome(result=dataclasses.replace(result("statnn", 0.5, 0.5, o.seed), epochs=7))
+
+    args = compare.arguments(["digits_inr", "--encoders", "statnn", "--epochs", "9", "--out", str(tmp_path)])
+    compare.compared(args, carry_out, lambda text: None)
+    assert asked == [(9, 4.0), *[(7, math.inf)] * 3]
+
+
 def test_time_to_95_counts_validations() -> None:
     found = result("statnn", 0.5, 0.8)
     curve = [{"val/accuracy": text, "train/loss_epoch": "0.5"} for text in ("0.3", "", "0.77", "0.8", "0.6")]
@@ -123,6 +141,36 @@ def test_runs_go_side_by_side_and_an_error_ends_all(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was killed"):
         compare.compared(compare.arguments(given), killed, lambda text: None)
     assert asked == ["statnn"]
+
+
+def test_a_killed_comparison_leaves_no_run_behind(tmp_path: Path, small_zoo: Path) -> None:
+    command = [sys.executable, "scripts/compare.py", "digits_inr", "--encoders", "ng_gnn_small", "--epochs", "1000"]
+    given = [f"data.path={small_zoo}", "data.build=''", "--budget", "600", "--out", str(tmp_path), "--threads", "1"]
+    comparison = subprocess.Popen([*command, *given], cwd=ROOT, stdout=subprocess.DEVNULL)
+    lock = tmp_path / "ng_gnn_small" / "rate0.001_seed0" / ".lock"
+    try:
+        wait_until(lambda: lock.exists() and not is_free(lock))
+    finally:
+        comparison.kill()
+        comparison.wait()
+    wait_until(lambda: is_free(lock))
+
+
+def is_free(lock: Path) -> bool:
+    """Whether no process holds the lock of a run folder."""
+    with open(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds:g} seconds"
+        time.sleep(0.1)
 
 
 def test_what_is_finished_can_be_tabulated_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,10 +39,16 @@ def matmul_unit(repeats: int = 30) -> float:
     return interleaved({"mm": lambda: torch.mm(a, b)}, repeats=repeats, warmup=5)["mm"]
 
 
-def ten_units() -> Callable[[], object]:
-    """Ten matmul units in a row, to be interleaved with what is measured in them: the unit varies with the machine."""
+def one_unit() -> Callable[[], object]:
+    """One matmul unit, to be interleaved with what is measured in it: the unit varies with the machine."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    return lambda: [torch.mm(a, b) for _ in range(10)]
+    return lambda: torch.mm(a, b)
+
+
+def ten_units() -> Callable[[], object]:
+    """Ten matmul units in a row."""
+    unit = one_unit()
+    return lambda: [unit() for _ in range(10)]
 
 
 def peak_rss() -> int:

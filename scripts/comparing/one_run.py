@@ -6,12 +6,18 @@ import csv
 import dataclasses
 import json
 import math
+import multiprocessing
+import os
 import shutil
+import statistics
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -21,7 +27,7 @@ from comparing import rows
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from benchmarks.measure import matmul_unit, peak_rss  # noqa: E402
+from benchmarks.measure import one_unit, peak_rss  # noqa: E402
 
 from train import run  # noqa: E402
 from wsl import build, trainer  # noqa: E402
@@ -33,8 +39,9 @@ from wsl.results import Result  # noqa: E402
 from wsl.run_config import TrainerConfig  # noqa: E402
 from wsl.run_folder import owned, write_text  # noqa: E402
 
+T = TypeVar("T")
 #: training steps that are timed before a run, after as many that warm up
-TIMED_STEPS = 5
+TIMED_STEPS = 7
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,19 @@ class Outcome:
         return cls(**values, **lists, result=result)
 
 
+def end_with_parent() -> None:
+    """Let this process end when its comparison does, even if that is killed: nothing is left that holds a folder."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=wait, daemon=True).start()
+
+
 def outcome_if_known(order: Order) -> Outcome:
     """What an earlier process found."""
     path = order.folder / "outcome.json"
@@ -119,10 +139,10 @@ def outcome_of(order: Order) -> Outcome:
     except UserError as error:
         found = Outcome(refused=str(error).splitlines()[0])
     else:
-        step = step_seconds(config, data, encoder)
+        step, units = step_seconds(config, data, encoder)
         shorter = within_budget(config.trainer, order, step, len(data.train_dataloader()))
         config = _resumable(config.model_copy(update={"trainer": shorter}), order.folder)
-        symmetries, units = tuple(sorted(encoder.symmetries)), step / matmul_unit(10)
+        symmetries = tuple(sorted(encoder.symmetries))
         del data, encoder  # the run makes its own
         try:
             with owned(order.folder):
@@ -150,7 +170,7 @@ def within_budget(config: TrainerConfig, order: Order, step: float, batches: int
         step: seconds of a training step. batches: of an epoch.
     """
     affordable = order.minutes * 60 / step
-    epochs = max(1, min(order.epochs, int(affordable / batches)))
+    epochs = max(1, int(min(order.epochs, affordable / batches)))
     share = {"limit_train_batches": max(1, int(affordable))} if affordable < batches else {}
     return config.model_copy(update={"max_epochs": epochs, **share})
 
@@ -176,22 +196,33 @@ def _resumable(config: RunConfig, folder: Path) -> RunConfig:
     return config
 
 
-def step_seconds(config: RunConfig, data: build.Data, encoder: torch.nn.Module) -> float:
-    """Median time of forward, backward and update on a training batch; the encoder is left as it was."""
+def step_seconds(config: RunConfig, data: build.Data, encoder: torch.nn.Module) -> tuple[float, float]:
+    """Median time of forward, backward and update on a training batch, in seconds and in matmul units.
+
+    The unit is timed after every step, for other processes slow both down. The encoder is left as it was.
+    """
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     task = build.task(config, encoder)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.0, weight_decay=0.0)
-    batches, times = iter(data.train_dataloader()), []
+    unit, times = one_unit(), []
     encoder.train()
-    for batch, _ in zip(batches, range(2 * TIMED_STEPS), strict=False):
+    for batch in islice(repeated(data.train_dataloader()), 2 * TIMED_STEPS):
         start = time.perf_counter()
         optimizer.zero_grad()
         task.loss(task.output(batch), batch).backward()
         optimizer.step()
-        times.append(time.perf_counter() - start)
+        middle = time.perf_counter()
+        unit()
+        times.append((middle - start, (middle - start) / (time.perf_counter() - middle)))
     encoder.load_state_dict(before)
-    late = sorted(times[len(times) // 2 :])
-    return late[len(late) // 2]
+    seconds, units = zip(*times[TIMED_STEPS:], strict=True)
+    return statistics.median(seconds), statistics.median(units)
+
+
+def repeated(batches: Iterable[T]) -> Iterator[T]:
+    """The batches of one epoch after another."""
+    while True:
+        yield from batches
 
 
 class Curves:

@@ -81,9 +81,9 @@ def rows(found: Mapping[str, Sequence[Outcome]], rates: Mapping[str, float]) -> 
                 f"{rates[name]:g}",
                 " / ".join(_mean(losses, 3) for losses in zip(*(o.losses for o in outcomes if o.result), strict=True)),
                 f"{results[0].parameters:,}",
-                str(results[0].epochs),
-                _mean([o.step_units for o in outcomes], 1),
-                _mean([o.peak_mib for o in outcomes], 0),
+                "–".join(str(n) for n in sorted({min(r.epochs for r in results), max(r.epochs for r in results)})),
+                _middle([o.step_units for o in outcomes], 1),
+                _middle([o.peak_mib for o in outcomes], 0),
                 _mean([o.to_95 for o in outcomes], 0),
                 _mean([r.seconds for r in results], 0),
                 ", ".join(last.symmetries) or "none",
@@ -112,6 +112,11 @@ def runs(found: Mapping[str, Sequence[Outcome]], rates: Mapping[str, float]) -> 
 def _mean(values: Sequence[float], digits: int) -> str:
     known = [v for v in values if not math.isnan(v)]
     return f"{statistics.fmean(known):,.{digits}f}" if known else "?"
+
+
+def _middle(values: Sequence[float], digits: int) -> str:
+    known = [v for v in values if not math.isnan(v)]
+    return f"{statistics.median(known):,.{digits}f}" if known else "?"
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
