@@ -20,6 +20,7 @@ from wsl.batch import WeightBatch
 from wsl.encoders.ng_gnn import NGGNN
 from wsl.graphs.blocks import BlockGraph
 from wsl.nn.moments import VARIANCE_FLOOR
+from wsl.nn.network_norm import Owners
 from wsl.nn.pna_blocks import PNALayer
 from wsl.spec import mlp_spec
 
@@ -77,10 +78,11 @@ class PyGReference(nn.Module):
         x, e = x.flatten(0, 1), e.flatten(0, 1)
         starts = torch.arange(size).mul(nodes).reshape(-1, 1)
         edge_index = torch.stack([(ends + starts).flatten() for ends in self.ends])
+        owners = Owners(torch.arange(size).repeat_interleave(nodes), size)
         for number, layer in enumerate(self.layers):
             x, e = layer(x, e, edge_index, encoder.layers[number].amplification.repeat(size, 1))
             if number < len(encoder.norms):
-                x = encoder.activate(encoder.norms[number](x))
+                x = encoder.activate(encoder.norms[number](x, owners))
         x = x.unflatten(0, (size, nodes))
         return encoder.readout(torch.cat([part.of(x).flatten(1) for part in encoder.outputs], dim=1))
 

@@ -23,6 +23,7 @@ from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.graph_embedding import output_states
 from wsl.encoders.ng_gnn import NGGNN
 from wsl.graphs.edge_list import edge_list
+from wsl.nn.network_norm import Owners
 from wsl.spec.family import SpecFamily
 from wsl.zoo.build.wild_cnn import WildCNN
 
@@ -73,7 +74,7 @@ class DenseReference(nn.Module):
         for number, layer in enumerate(self.layers):
             x, e = layer(x, e, graph.edge_index, amplification)
             if number < len(encoder.norms):
-                x = encoder.activate(encoder.norms[number](x))
+                x = encoder.activate(encoder.norms[number](x, Owners(graph.node_owner, count)))
         return encoder.readout(output_states(graph, x).flatten(1))
 
 

@@ -103,7 +103,9 @@ def test_dropout_is_reproducible_and_off_in_evaluation() -> None:
     assert torch.equal(encoder(batch), encoder(batch))
 
 
-@pytest.mark.parametrize("options", [{"norm": "none"}, {"layers": 1}, {"fourier_features": 0}, {"residual": True}])
+@pytest.mark.parametrize(
+    "options", [{"norm": "none"}, {"norm": "layer"}, {"layers": 1}, {"fourier_features": 0}, {"residual": True}]
+)
 def test_options_train(options: dict) -> None:
     encoder = NGGNN(SMALL, 3, width=8, probes=2, **options)
     encoder(networks()).sum().backward()

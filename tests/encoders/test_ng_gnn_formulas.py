@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
 from wsl.encoders.ng_gnn import NGGNN
@@ -36,7 +36,7 @@ def activations(weights: list[Tensor], biases: list[Tensor], probe: Tensor) -> l
     return out
 
 
-def reference(model: NGGNN, row: Tensor) -> Tensor:
+def reference(model: NGGNN, row: Tensor, norm: str) -> Tensor:
     """The encoder's output for one network, from its row of parameters."""
     state, reverse = model.state_dict(), model.embed.reverse
     offsets = [sum(WIDTHS[:i]) for i in range(len(WIDTHS))]
@@ -87,11 +87,20 @@ def reference(model: NGGNN, row: Tensor) -> Tensor:
             assert amplification == pytest.approx(math.log(len(messages) + 1) / delta, rel=1e-6)
             y.append(layer.out(layer.combine(torch.cat([x[i], h, amplification * h]))))
         if number < len(model.norms):
-            y = [
-                F.silu(F.layer_norm(v, v.shape, *model.norms[number].parameters(), model.norms[number].eps)) for v in y
-            ]
+            y = [F.silu(v) for v in normalised(torch.stack(y), norm, model.norms[number])]
         x = [a + b for a, b in zip(x, y, strict=True)] if model.residual else y
     return model.readout(torch.cat(x[offsets[-1] :]))
+
+
+def normalised(y: Tensor, kind: str, norm: nn.Module) -> Tensor:
+    """Node states ``[N, C]`` of one network, by one mean and deviation, each node's own, or not."""
+    if kind == "none":
+        return y
+    weight, bias = norm.parameters()
+    each = None if kind == "network" else -1
+    mean = y.mean() if each is None else y.mean(each, keepdim=True)
+    variance = y.var(correction=0) if each is None else y.var(each, correction=0, keepdim=True)
+    return (y - mean) / (variance + norm.eps).sqrt() * weight + bias
 
 
 def aggregate(messages: list[Tensor], width: int) -> Tensor:
@@ -103,15 +112,15 @@ def aggregate(messages: list[Tensor], width: int) -> Tensor:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("residual", [False, True])
-def test_the_encoder_is_its_formulas(reverse: bool, residual: bool) -> None:
+@pytest.mark.parametrize("residual, norm", [(False, "network"), (True, "network"), (True, "layer"), (True, "none")])
+def test_the_encoder_is_its_formulas(reverse: bool, residual: bool, norm: str) -> None:
     torch.manual_seed(0)
     model = NGGNN(
-        SPEC, 5, width=6, layers=3, probes=4, reverse_edges=reverse, residual=residual, fourier_features=7
+        SPEC, 5, width=6, layers=3, probes=4, reverse_edges=reverse, residual=residual, fourier_features=7, norm=norm
     ).double().eval()  # fmt: skip
     batch = WeightBatch(SPEC, torch.randn(3, SPEC.numel, 1, dtype=torch.float64) * 0.3)
     model.fit_statistics(batch)
     with torch.no_grad():
-        expected = torch.stack([reference(model, row) for row in batch.values.squeeze(-1)])
+        expected = torch.stack([reference(model, row, norm) for row in batch.values.squeeze(-1)])
         found = model(batch)
     assert (found - expected).abs().max() < 1e-10 * expected.abs().max()

@@ -16,6 +16,7 @@ from wsl.graphs.blocks import BlockGraph
 from wsl.graphs.network import GraphOptions
 from wsl.nn.edge_runs import EdgeRuns, edge_runs
 from wsl.nn.mlp import mlp
+from wsl.nn.network_norm import NodeNorm, Owners, node_norm
 from wsl.nn.node_pooling import NodePooling, Readout
 from wsl.nn.pna_blocks import PNALayer, PrunedRuns
 from wsl.nn.sparse.network_sieve import Networks
@@ -35,9 +36,9 @@ class NGGNN(GraphEncoder):
     mixed zoos as an edge list (:mod:`wsl.graphs.edge_list`), with equal results on MLPs.
 
     Source: Kofinas et al., "Graph Neural Networks for Learning Equivariant Representations of Neural Networks", ICLR
-    2024. Here each node is normalised alone: the published code normalises the whole mini-batch by one mean and
-    variance, so that its result depends on the other networks of the batch. The number of parameters is the same:
-    348,746 with 64 probes and 331,466 without, at width 64 on a 2-32-32-1 network with 10 outputs.
+    2024. Here node states are normalised by one mean and deviation for each network: the published code has one for the
+    whole mini-batch, so that its result depends on the other networks of the batch. The number of parameters is the
+    same: 348,746 with 64 probes and 331,466 without, at width 64 on a 2-32-32-1 network with 10 outputs.
 
     Args:
         spec: what the networks share, or the family of their specs. A network of a family may have a spec that the
@@ -48,7 +49,8 @@ class NGGNN(GraphEncoder):
         probes: inputs on which every network is run to give its neurons features; 0 for none.
         reverse_edges: let messages also run from outputs to inputs; doubles the edges.
         dropout: rate on node states after every layer but the last, in training.
-        norm: "layer" normalises every node state on its own after every layer but the last; "none" does not.
+        norm: after every layer but the last, of node states: "network" by one mean and deviation for all nodes of a
+            network (:class:`~wsl.nn.network_norm.NetworkNorm`), "layer" each node on its own, "none" not.
         residual: add a layer's node states to its result (not in the published model).
         fourier_features: number of waves per value; 0 feeds the value itself.
         fourier_std: standard deviation of the waves' frequencies.
@@ -84,7 +86,7 @@ class NGGNN(GraphEncoder):
         probes: NonNegativeInt = 64,
         reverse_edges: bool = True,
         dropout: Rate = 0.0,
-        norm: Literal["layer", "none"] = "layer",
+        norm: NodeNorm = "network",
         residual: bool = False,
         fourier_features: NonNegativeInt = 128,
         fourier_std: NonNegativeFloat = 3.0,
@@ -113,7 +115,7 @@ class NGGNN(GraphEncoder):
         prunable = not equivariant  # a field has a value for every edge
         stack = [PNALayer(width, self.graph, update_edges=n > 0, prunable=prunable) for n in range(layers)]
         self.layers = nn.ModuleList(stack)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) if norm == "layer" else nn.Identity() for _ in range(layers - 1))
+        self.norms = nn.ModuleList(node_norm(norm, width) for _ in range(layers - 1))
         self.activate = nn.Sequential(nn.SiLU(), nn.Dropout(dropout))
         if frame is not None and equivariant:
             self.field = GraphField(frame, width, width, out_features, field_scale)
@@ -144,7 +146,8 @@ class NGGNN(GraphEncoder):
             delta = float(graph.degrees(reverse=False).double().log1p().mean())
             e = e.flatten(0, 1).index_select(0, order[runs.order]).unsqueeze(0)
             edges = PrunedRuns(runs, networks, delta)
-            x = self._passed(x.flatten(0, 1).unsqueeze(0), e, edges)[0].view(x.shape)
+            owners = Owners(networks.owner, len(x))
+            x = self._passed(x.flatten(0, 1).unsqueeze(0), e, edges, owners=owners)[0].view(x.shape)
         if self.kind == "outputs":
             return torch.cat([nodes.of(x).flatten(1) for nodes in self.outputs], dim=1)
         return self.pool(x)
@@ -153,24 +156,23 @@ class NGGNN(GraphEncoder):
         """What the readout reads ``[B, …]``, of networks of any specs; or the field."""
         graph, x, e = self.front(batch)
         source, target, row = graph.directed_source, graph.directed_target, self.front.embed.directed(graph)
-        nodes = graph.num_nodes
+        nodes, owner = graph.num_nodes, graph.node_owner
         if self.token is not None:  # a node for each network, to which the others send along equal edges
             everyone = torch.arange(nodes, device=x.device)
             source, target = torch.cat([source, everyone]), torch.cat([target, nodes + graph.node_owner])
             row = torch.cat([row, torch.full_like(everyone, len(e))])
             x = torch.cat([x, self.token[:1].expand(len(graph), -1)])
             e = torch.cat([e, self.token[1:]])
+            owner = torch.cat([owner, torch.arange(len(graph), device=x.device)])
         runs = edge_runs(source, target, len(x))
         amplification = runs.degree.to(x.dtype).log1p().unsqueeze(-1) / self.front.log_degree.to(x.dtype)
         e = e.index_select(0, row.index_select(0, runs.order)).unsqueeze(0)
         edges: EdgeRuns | PrunedRuns = runs
         if not self._open:
-            owner, prunable = graph.node_owner, None
-            if self.token is not None:  # what the token hears stays
-                owner = torch.cat([owner, torch.arange(len(graph), device=x.device)])
-                prunable = torch.arange(len(x), device=x.device) < nodes
+            prunable = None if self.token is None else torch.arange(len(x), device=x.device) < nodes  # it hears all
             edges = PrunedRuns(runs, Networks.of(owner, len(graph), target, prunable), self.front.log_degree)
-        x, e = (states.squeeze(0) for states in self._passed(x.unsqueeze(0), e, edges, amplification))
+        passed = self._passed(x.unsqueeze(0), e, edges, amplification, Owners(owner, len(graph)))
+        x, e = (states.squeeze(0) for states in passed)
         if self.equivariant:
             ahead = (~graph.reversed[runs.order]).nonzero().squeeze(-1)  # in the order of the runs
             number = graph.directed_edge[runs.order[ahead]]
@@ -194,6 +196,7 @@ class NGGNN(GraphEncoder):
         e: Tensor,
         graph: BlockGraph | EdgeRuns | PrunedRuns,
         amplification: Tensor | None = None,
+        owners: Owners | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Node and edge states after all layers; of pruned edges only what the last one kept."""
         for number, layer in enumerate(self.layers):
@@ -202,6 +205,6 @@ class NGGNN(GraphEncoder):
             else:
                 y, e = layer(x, e, graph, amplification)
             if number < len(self.norms):
-                y = self.activate(self.norms[number](y))
+                y = self.activate(self.norms[number](y, owners))
             x = x + y if self.residual else y
         return x, e
