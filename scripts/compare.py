@@ -117,10 +117,11 @@ def compared(
     every((name, rate, 0) for name in taken for rate in others)
     best = {name: max(args.rates, key=lambda rate: _validated(found.get((name, rate, 0)))) for name in args.encoders}
     every((name, best[name], seed) for seed in range(1, args.seeds) for name in taken)
-    return {
-        name: [found[name, best[name], seed] for seed in range(args.seeds) if (name, best[name], seed) in found]
-        for name in args.encoders
-    }, best
+    chosen = {name: [found.get((name, best[name], seed)) for seed in range(args.seeds)] for name in args.encoders}
+    trained = {
+        name: [o for o in outcomes if o is not None and o.result is not None] for name, outcomes in chosen.items()
+    }
+    return {name: trained[name] or [found[name, best[name], 0]] for name in args.encoders}, best
 
 
 def _validated(outcome: Outcome | None) -> float:

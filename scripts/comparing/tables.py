@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from matplotlib.figure import Figure
 from comparing.one_run import Outcome
 from wsl.results import mean_std
 
+#: of a dotted key in front of "=", all but its last name
+LAST_OF_KEY = re.compile(r"\S*\.(?=\w+=)")
 COLUMNS = (
     "encoder",
     "test",
@@ -135,14 +138,18 @@ def comma_separated(columns: Sequence[str], table: Sequence[Sequence[str]]) -> s
 def figure(found: Mapping[str, Sequence[Outcome]], title: str, path: Path) -> None:
     """Test metric of each encoder against the cost of a training step, seeds as bars."""
     shown = [(name, outcomes) for name, outcomes in ordered(found) if tests(outcomes)]
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots()
+    cost = {name: statistics.median(o.step_units for o in outcomes) for name, outcomes in shown}
+    middle = math.sqrt(min(cost.values(), default=1.0) * max(cost.values(), default=1.0))
     for name, outcomes in shown:
         values = tests(outcomes)
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        x, y = statistics.fmean(o.step_units for o in outcomes), statistics.fmean(values)
-        axes.errorbar(x, y, yerr=spread, fmt="o", capsize=3)
-        axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
+        y = statistics.fmean(values)
+        axes.errorbar(cost[name], y, yerr=spread, fmt="o", capsize=3)
+        left = cost[name] > middle  # names stay inside
+        place = {"xytext": (-6 if left else 6, 4), "ha": "right" if left else "left"}
+        axes.annotate(LAST_OF_KEY.sub("", name), (cost[name], y), textcoords="offset points", fontsize=8, **place)
     metric = shown[0][1][0].result.metric if shown and shown[0][1][0].result else ""
     axes.set(xscale="log", xlabel="training step, matmul units", ylabel=f"test {metric}", title=title)
     axes.grid(alpha=0.3)
