@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: how node states are normalised between layers of an encoder of neural graphs
@@ -40,12 +41,11 @@ class NetworkNorm(nn.Module):
 
     def forward(self, x: Tensor, owners: Owners | None = None) -> Tensor:
         if owners is None:
-            centred = x - x.mean((1, 2), keepdim=True)
-            variance = centred.square().mean((1, 2), keepdim=True)
+            normal = F.layer_norm(x, x.shape[1:], eps=self.eps)
         else:
             centred = x - _means(x, owners)
-            variance = _means(centred.square(), owners)
-        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+            normal = centred * (_means(centred.square(), owners) + self.eps).rsqrt()
+        return normal * self.weight + self.bias
 
 
 def _means(x: Tensor, owners: Owners) -> Tensor:
