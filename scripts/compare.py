@@ -13,18 +13,17 @@ stands for the rows that docs/results.md has for zoos of this kind (``scripts/co
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 from comparing import rows, tables  # noqa: E402
+from comparing.comparison import Comparison  # noqa: E402
 from comparing.one_run import ROOT, Order, Outcome, end_with_parent, outcome_if_known, outcome_of  # noqa: E402
 from rich.table import Table  # noqa: E402
 
@@ -84,58 +83,28 @@ def in_own_process(order: Order) -> Outcome:
             raise UserError(f"the run in {order.folder} was killed; start the same command again to go on") from None
 
 
-def compared(
+def comparison(
     args: argparse.Namespace, carry_out: Callable[[Order], Outcome], say: Callable[[str], None]
-) -> tuple[dict[str, list[Outcome]], dict[str, float]]:
-    """All outcomes and the chosen rate of each encoder: first one rate of all, then the other rates, then the seeds."""
+) -> Comparison:
+    """What the arguments ask for."""
     common = (f"data={args.zoo}", f"task={args.task}", "logger.wandb=false", "trainer.progress=none", *args.overrides)
-    numbers = count(1)
-    found: dict[tuple[str, float, int], Outcome] = {}
-
-    def one(name: str, rate: float, seed: int) -> None:
-        folder = args.out / rows.folder(name) / f"rate{rate:g}_seed{seed}"
-        epochs, minutes = args.epochs, args.budget
-        earlier = found.get((name, args.rates[0], 0))
-        if earlier is not None and earlier.result is not None and earlier.result.epochs > 1:
-            epochs, minutes = earlier.result.epochs, math.inf  # whatever else the machine does now
-        outcome = carry_out(Order(folder, common, name, rate, seed, epochs, minutes, args.threads))
-        found[name, rate, seed] = outcome
-        value = outcome.why_not or f"{outcome.result.test[outcome.result.metric]:.4f}"  # type: ignore[union-attr]
-        say(f"{next(numbers)}. {name}, rate {rate:g}, seed {seed}: {value}")
-
-    def every(wanted: Iterable[tuple[str, float, int]]) -> None:
-        pool = ThreadPoolExecutor(args.jobs)
-        try:
-            for ended in [pool.submit(one, *run) for run in wanted]:
-                ended.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    first, *others = args.rates
-    every((name, first, 0) for name in args.encoders)
-    taken = [name for name in args.encoders if not found[name, first, 0].refused]
-    every((name, rate, 0) for name in taken for rate in others)
-    best = {name: max(args.rates, key=lambda rate: _validated(found.get((name, rate, 0)))) for name in args.encoders}
-    every((name, best[name], seed) for seed in range(1, args.seeds) for name in taken)
-    chosen = {name: [found.get((name, best[name], seed)) for seed in range(args.seeds)] for name in args.encoders}
-    trained = {
-        name: [o for o in outcomes if o is not None and o.result is not None] for name, outcomes in chosen.items()
-    }
-    return {name: trained[name] or [found[name, best[name], 0]] for name in args.encoders}, best
-
-
-def _validated(outcome: Outcome | None) -> float:
-    return -math.inf if outcome is None or outcome.result is None else outcome.result.val[outcome.result.metric]
+    return Comparison(
+        args.encoders, args.rates, args.seeds, args.epochs, args.budget, args.threads, args.jobs, args.out, common,
+        carry_out, say,
+    )  # fmt: skip
 
 
 def main(given: Sequence[str] | None = None) -> int:
     args = arguments(given)
     screen = console()
     carry_out = outcome_if_known if args.finished else in_own_process
+    wanted = comparison(args, carry_out, lambda text: screen.print(text, markup=False, soft_wrap=True))
     with plain_errors():
-        found, rates = compared(args, carry_out, lambda text: screen.print(text, markup=False, soft_wrap=True))
+        wanted.run()
+    found, rates = wanted.outcomes, wanted.best_rates
     table = tables.rows(found, rates)
-    title = f"{args.zoo}: at most {args.epochs} epochs or {args.budget:g} minutes a run, {args.threads} threads"
+    threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
+    title = f"{args.zoo}: at most {args.epochs} epochs or {args.budget:g} minutes a run, {threads}"
     shown = Table(*tables.COLUMNS, title=title, title_justify="left")
     for row in table:
         shown.add_row(*row)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,15 @@ from wsl.errors import UserError  # noqa: E402
 from wsl.results import Result  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+
+
+def compared(
+    args: Namespace, carry_out: Callable[[Order], Outcome]
+) -> tuple[dict[str, list[Outcome]], dict[str, float]]:
+    """All outcomes of what the arguments ask for, and the rates chosen."""
+    wanted = compare.comparison(args, carry_out, lambda text: None)
+    wanted.run()
+    return wanted.outcomes, wanted.best_rates
 
 
 def result(encoder: str, test: float, val: float, seed: int = 0) -> Result:
@@ -89,7 +99,7 @@ def test_a_run_that_diverges_is_a_row_and_the_other_rate_is_taken(
 
     rates = ["--rates", "3e-3", "1e-3"]
     args = compare.arguments(["digits_inr", "--encoders", "statnn", *rates, "--seeds", "2", "--out", str(tmp_path)])
-    outcomes, chosen = compare.compared(args, carry_out, lambda text: None)
+    outcomes, chosen = compared(args, carry_out)
     assert chosen["statnn"] == 1e-3 and len(outcomes["statnn"]) == 2 and all(o.result for o in outcomes["statnn"])
 
 
@@ -109,7 +119,7 @@ def test_all_runs_of_an_encoder_have_the_epochs_that_its_first_could_afford(tmp_
         return Outcome(result=dataclasses.replace(result("statnn", 0.5, 0.5, o.seed), epochs=7))
 
     args = compare.arguments(["digits_inr", "--encoders", "statnn", "--epochs", "9", "--out", str(tmp_path)])
-    compare.compared(args, carry_out, lambda text: None)
+    compared(args, carry_out)
     assert asked == [(9, 4.0), *[(7, math.inf)] * 3]
 
 
@@ -129,7 +139,7 @@ def test_runs_go_side_by_side_and_an_error_ends_all(tmp_path: Path) -> None:
         return Outcome(result=result(o.encoder, 0.5, 0.5, o.seed))
 
     given = ["digits_inr", "--encoders", "statnn", "mlp", "--rates", "1e-3", "--out", str(tmp_path)]
-    found, _ = compare.compared(compare.arguments([*given, "--jobs", "2"]), meet, lambda text: None)
+    found, _ = compared(compare.arguments([*given, "--jobs", "2"]), meet)
     assert [len(outcomes) for outcomes in found.values()] == [3, 3]
 
     asked = []
@@ -139,7 +149,7 @@ def test_runs_go_side_by_side_and_an_error_ends_all(tmp_path: Path) -> None:
         raise UserError("the run was killed")
 
     with pytest.raises(UserError, match="was killed"):
-        compare.compared(compare.arguments(given), killed, lambda text: None)
+        compared(compare.arguments(given), killed)
     assert asked == ["statnn"]
 
 
@@ -204,7 +214,7 @@ def test_the_rate_is_chosen_on_validation_and_then_kept(tmp_path: Path) -> None:
         return Outcome(result=result("statnn", 0.9 if better_on_test else 0.5, 0.8 if better_on_val else 0.4, o.seed))
 
     args = compare.arguments(["digits_inr", "--encoders", "statnn", "mlp", "--seeds", "3", "--out", str(tmp_path)])
-    found, rates = compare.compared(args, carry_out, lambda text: None)
+    found, rates = compared(args, carry_out)
     assert asked == [
         ("statnn", 1e-3, 0), ("mlp", 1e-3, 0), ("statnn", 3e-3, 0), ("statnn", 3e-3, 1), ("statnn", 3e-3, 2),
     ]  # fmt: skip

@@ -1,0 +1,99 @@
+"""Which runs a comparison needs, in which order, and which of them its table is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from comparing import rows
+from comparing.one_run import Order, Outcome
+
+
+class Run(NamedTuple):
+    """One encoder, with overrides of its own behind it, at one rate with one seed."""
+
+    encoder: str
+    rate: float
+    seed: int
+
+
+@dataclass
+class Comparison:
+    """Every encoder at every rate with seed 0, then with the other seeds at the rate that validation chose.
+
+    Attributes:
+        encoders, rates, seeds: what is compared.
+        epochs, minutes: of a run, at most; what the first run of an encoder could afford, its other runs get too.
+        threads: of a run. jobs: runs at a time.
+        folder: of all runs. overrides: of ``train.py`` for all of them.
+        carry_out: the outcome of an order, perhaps in another process. say: told every outcome.
+        found: every outcome so far.
+    """
+
+    encoders: Sequence[str]
+    rates: Sequence[float]
+    seeds: int
+    epochs: int
+    minutes: float
+    threads: int
+    jobs: int
+    folder: Path
+    overrides: tuple[str, ...]
+    carry_out: Callable[[Order], Outcome]
+    say: Callable[[str], None]
+    found: dict[Run, Outcome] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Carry out what is wanted, one rate of all encoders first, so that there is soon something of each.
+
+        Raises:
+            UserError: of the first run that died; the others that had not begun are left.
+        """
+        first, *others = self.rates
+        self._all(Run(name, first, 0) for name in self.encoders)
+        taken = [name for name in self.encoders if not self.found[Run(name, first, 0)].refused]
+        self._all(Run(name, rate, 0) for name in taken for rate in others)
+        best = self.best_rates
+        self._all(Run(name, best[name], seed) for seed in range(1, self.seeds) for name in taken)
+
+    @property
+    def best_rates(self) -> dict[str, float]:
+        """Of each encoder, by validation with seed 0."""
+        return {name: max(self.rates, key=lambda rate: self._validated(Run(name, rate, 0))) for name in self.encoders}
+
+    @property
+    def outcomes(self) -> dict[str, list[Outcome]]:
+        """Of each encoder at its best rate: those of seeds that have a result, or one that says why there is none."""
+        out = {}
+        for name, rate in self.best_rates.items():
+            ended = [self.found.get(Run(name, rate, seed)) for seed in range(self.seeds)]
+            out[name] = [o for o in ended if o is not None and o.result is not None] or [self.found[Run(name, rate, 0)]]
+        return out
+
+    def _all(self, wanted: Iterable[Run]) -> None:
+        pool = ThreadPoolExecutor(self.jobs)
+        try:
+            for ended in [pool.submit(self._one, run) for run in wanted]:
+                ended.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _one(self, run: Run) -> None:
+        folder = self.folder / rows.folder(run.encoder) / f"rate{run.rate:g}_seed{run.seed}"
+        epochs, minutes = self.epochs, self.minutes
+        earlier = self.found.get(Run(run.encoder, self.rates[0], 0), Outcome()).result
+        if earlier is not None and earlier.epochs > 1:
+            epochs, minutes = earlier.epochs, math.inf  # whatever else the machine does now
+        order = Order(folder, self.overrides, run.encoder, run.rate, run.seed, epochs, minutes, self.threads)
+        self.found[run] = outcome = self.carry_out(order)
+        result = outcome.result
+        value = outcome.why_not if result is None else f"{result.test[result.metric]:.4f}"
+        self.say(f"{len(self.found)}. {run.encoder}, rate {run.rate:g}, seed {run.seed}: {value}")
+
+    def _validated(self, run: Run) -> float:
+        result = self.found.get(run, Outcome()).result
+        return -math.inf if result is None else result.val[result.metric]
