@@ -77,6 +77,7 @@ CASES = [
 ]
 CASES += [
     Case("unf", lambda s: UNF(s, 10, channels=8, head=(32,)), INR, scale=0.1),
+    Case("unf_waves", lambda s: UNF(s, 10, channels=8, head=(32,), fourier_features=5), INR, scale=0.1),
     Case("unf_relu_encoded", lambda s: UNF(s, 10, channels=8, head=(32,), ends="encoded", residual=True), RELU),
     Case("unf_equivariant", lambda s: UNF(s, 3, channels=8, equivariant=True, field_scale=0.5), RELU),
     Case("nfn_np", lambda s: NFNNP(s, 10, channels=(8, 8), head=(32,)), INR, scale=0.1),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wsl.batch import WeightBatch
 from wsl.encoders.base import StandardizingEncoder, UnsupportedSpecError
 from wsl.nn.field_scale import field_scale as scales_of
+from wsl.nn.fourier import FourierFeatures
 from wsl.nn.mlp import mlp
 from wsl.nn.standardize import Standardize
 from wsl.nn.unf.basis import BasisOptions, BasisTooLargeError
@@ -18,7 +19,7 @@ from wsl.nn.unf.linear import UNFLinear
 from wsl.nn.unf.pooling import InvariantPool
 from wsl.nn.unf.positions import sinusoidal_positions
 from wsl.nn.unf.stack import UNFStack
-from wsl.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
+from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
 from wsl.spec import SpecError, WeightSpec
 
 #: what to do with axes that no symmetry of the networks permutes
@@ -50,6 +51,8 @@ class UNF(StandardizingEncoder):
         norm: layer norm over the channels of every entry.
         init: "balanced" keeps the scale of features at any depth; "flat" is the official code's.
         standardize: subtract mean and divide by deviation of each tensor (see :meth:`fit_statistics`).
+        fourier_features: waves of every value instead of the value itself, as NFNs read INRs; 0 for none.
+        fourier_std: standard deviation of their frequencies.
         equivariant: return a field over the parameters.
         field_scale: start of the learned scales of the field, one for each tensor; 0: no scales.
 
@@ -87,6 +90,8 @@ class UNF(StandardizingEncoder):
         norm: bool = False,
         init: Literal["balanced", "flat"] = "balanced",
         standardize: bool = True,
+        fourier_features: NonNegativeInt = 0,
+        fourier_std: PositiveFloat = 0.2,
         equivariant: bool = False,
         field_scale: NonNegativeFloat = 0.0,
         in_channels: PositiveInt = 1,
@@ -101,7 +106,8 @@ class UNF(StandardizingEncoder):
         encoded = encoded_labels(spec, ends, cells)
         positions = sinusoidal_positions(spec, encoded, bands, max_frequency) if encoded else torch.zeros(spec.numel, 0)
         self.register_buffer("positions", positions, persistent=False)
-        widths = (in_channels + positions.shape[1], *(channels,) * layers)
+        self.waves = FourierFeatures(in_channels, fourier_features, fourier_std) if fourier_features else nn.Identity()
+        widths = ((2 * fourier_features or in_channels) + positions.shape[1], *(channels,) * layers)
         try:
             self.stack = UNFStack(self.layout, widths, options, residual, norm, init)
             self.last = UNFLinear(self.layout, channels, out_features, options, 1.0, init) if equivariant else None
@@ -114,7 +120,7 @@ class UNF(StandardizingEncoder):
             self.head = mlp((self.pool.outputs * channels, *head, out_features), dropout)
 
     def forward(self, batch: WeightBatch) -> Tensor:
-        values = self.standardized(batch)
+        values = self.waves(self.standardized(batch))
         features = self.stack(self.layout.pack(with_positions(values, self.get_buffer("positions"))))
         if self.last is not None:
             return self.scales(self.layout.unpack(self.last(features), self.out_features))
