@@ -362,3 +362,23 @@ def test_refuses_what_it_cannot_take() -> None:
         build(squared)
     with pytest.raises(ValueError, match="one channel"):
         build(SPECS["relu"])(WeightBatch(SPECS["relu"], torch.zeros(1, SPECS["relu"].numel, 2, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("width", [4, 1])
+def test_weights_that_decay_took_to_nothing_do_not_overflow(width: int) -> None:
+    """A dead neuron, as weight decay leaves it: what goes in and out is nothing but for its exponent."""
+    spec = cnn("relu")
+    batch = WeightBatch(spec, torch.randn(3, spec.numel, 1) * 0.1)
+    encoder = ScaleGMN(spec, 2, width=8, layers=4, bidirectional=True).eval()
+    name = next(t.name for t in spec.tensors if t.role == "weight")
+    values = batch.values.clone()
+    dead = batch.with_values(values)
+    dead[name][:, :width] *= 1e-35
+    assert not torch.equal(dead.values, batch.values)
+    assert encoder(dead).isfinite().all()
+    assert torch.equal(reciprocal(torch.tensor([[1e-35, -2e-34], [0.0, 0.0]])), torch.zeros(2, 2))
+    none = batch.with_values(values.clone())
+    none[name][:, :width] = 0.0
+    torch.testing.assert_close(encoder(dead), encoder(none), rtol=1e-3, atol=1e-4)
+    encoder(dead).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
