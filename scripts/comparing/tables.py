@@ -7,7 +7,8 @@ import io
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -112,14 +113,14 @@ def runs(found: Mapping[str, Sequence[Outcome]], rates: Mapping[str, float]) -> 
     ]
 
 
-def _mean(values: Sequence[float], digits: int) -> str:
-    known = [v for v in values if not math.isnan(v)]
-    return f"{statistics.fmean(known):,.{digits}f}" if known else "?"
+def _known(values: Sequence[float], digits: int, summary: Callable[[Sequence[float]], float]) -> str:
+    """The mean or median of the values that are there."""
+    there = [v for v in values if not math.isnan(v)]
+    return f"{summary(there):,.{digits}f}" if there else "?"
 
 
-def _middle(values: Sequence[float], digits: int) -> str:
-    known = [v for v in values if not math.isnan(v)]
-    return f"{statistics.median(known):,.{digits}f}" if known else "?"
+_mean = partial(_known, summary=statistics.fmean)
+_middle = partial(_known, summary=statistics.median)
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:

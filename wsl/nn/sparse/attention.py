@@ -93,7 +93,7 @@ class AttentionSieve(nn.Module):
         loops, layer.add_self_loops = layer.add_self_loops, False  # the edges have them
         try:
             if isinstance(x, SparseInput):
-                x = x.matrices[0].to_dense()
+                x = x.dense()
             out: Tensor = functional_call(layer, weights, (x, self._graph[1]), tie_weights=True)
         finally:
             layer.add_self_loops = loops
