@@ -35,7 +35,7 @@ INRS = (
 NETWORKS = (
     "statnn",
     "mlp",
-    "probe_mlp",
+    "probe_mlp encoder.probe_size=8",
     "deep_set",
     "ng_gnn_cnn_small",
     "ng_gnn_cnn_small encoder.probes=16 encoder.probe_size=8",

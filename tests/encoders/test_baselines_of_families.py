@@ -1,4 +1,4 @@
-"""StatNN and the flat MLP on mixed zoos: what they read there is what they read of each architecture alone."""
+"""StatNN, the flat MLP and probes on mixed zoos: they read there what they read of each architecture alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from specs import cnn_spec, gru_spec
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import UnsupportedSpecError
 from wsl.encoders.mlp import FlatMLP
+from wsl.encoders.probe import ProbeMLP
 from wsl.encoders.statnn import STATISTICS, StatNN, statistics
+from wsl.execute import execute
 from wsl.mixed_symmetry import act_mixed, draw_mixed
 from wsl.nn.places import slot_names, slots_of
 from wsl.nn.tensor_statistics import TensorStatistics
@@ -91,3 +93,49 @@ def test_a_flat_mlp_reads_rows_that_store_the_same_tensors() -> None:
         encoder(mixed(WIDER))
     with pytest.raises(ValueError, match="cannot be stacked"):
         mixed(WIDER).stacked()
+
+
+def probing(specs: tuple[WeightSpec, ...]) -> ProbeMLP:
+    return ProbeMLP(SpecFamily(specs), 3, probes=4, probe_size=6, hidden=(8,)).double()
+
+
+def test_probes_read_what_each_network_answers_and_nothing_else() -> None:
+    specs = VARIED[:3]
+    batch, encoder = mixed(specs), probing(specs)
+    answers = encoder.answers(batch)
+    assert answers.shape == (len(batch), 4 * 2)
+    for positions, part in batch.split():
+        torch.testing.assert_close(answers[positions], execute(part, encoder.probes).flatten(1))
+    moved = act_mixed(draw_mixed(batch, symmetries=("permutation", "scaling", "sign")), batch)
+    assert not torch.equal(moved.values, batch.values)
+    torch.testing.assert_close(encoder(moved), encoder(batch), rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(encoder(batch.with_values(batch.values * 1.1)), encoder(batch))
+
+
+def test_probes_of_a_network_alone_are_those_in_any_batch() -> None:
+    batch, encoder = mixed(VARIED[:3]), probing(VARIED[:3])
+    alone = torch.cat([encoder(batch.select(torch.tensor([i]))) for i in range(len(batch))])
+    torch.testing.assert_close(alone, encoder(batch), rtol=1e-10, atol=1e-10)
+    assert encoder(batch.select(torch.tensor([], dtype=torch.int64))).shape == (0, 3)
+
+
+def test_probes_learn_from_every_architecture() -> None:
+    batch, encoder = mixed(VARIED[:3]), probing(VARIED[:3])
+    for positions, _ in batch.split():
+        encoder.zero_grad()
+        encoder(batch)[positions].square().sum().backward()
+        assert encoder.probes.grad is not None
+        assert (encoder.probes.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "specs, reason",
+    [
+        (VARIED, "reads sequence inputs"),
+        ((cnn_spec(), cnn_spec(classes=5)), "the same outputs of all networks"),
+        ((cnn_spec(), cnn_spec(channels=(2, 4, 3))), "inputs that all networks read"),
+    ],
+)
+def test_probes_refuse_networks_that_do_not_answer_alike(specs: tuple[WeightSpec, ...], reason: str) -> None:
+    with pytest.raises(UnsupportedSpecError, match=reason):
+        probing(specs)

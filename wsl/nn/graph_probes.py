@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from wsl.batch import MixedWeightBatch, WeightBatch
-from wsl.execute import activations_of, layout_of
+from wsl.execute import activations_of
 from wsl.graphs.edge_list import EdgeList, as_mixed
 from wsl.graphs.frame import ROLES, GraphFrame
+from wsl.nn.probes import check_runs, input_shape
 from wsl.spec import SpecError, WeightSpec
 
 
@@ -61,7 +62,7 @@ class GraphProbes(nn.Module):
             )
         else:
             self.register_buffer("probes", images[:probes].to(torch.get_default_dtype()).clone())
-        _check_runs(specs, self.probes[:1].detach())
+        check_runs(specs, self.probes[:1].detach())
         self.embed = nn.ModuleList(
             nn.Sequential(nn.Linear(probes, width), nn.LayerNorm(width)) for _ in range(frame.depth + 2)
         )
@@ -110,38 +111,3 @@ class GraphProbes(nn.Module):
             parts.append(value)
             neurons.append(torch.full((nodes.size,), known, device=batch.values.device))
         return torch.cat(parts, dim=1), torch.cat(neurons)
-
-
-def input_shape(specs: Sequence[WeightSpec], size: int) -> tuple[int, ...]:
-    """Shape of one input that all networks read.
-
-    Raises:
-        SpecError: if they differ, or read tokens or sequences.
-    """
-    shapes = set()
-    for spec in specs:
-        fed = {c.target for c in spec.connections if c.source != c.target}
-        inputs = [g.name for g in spec.groups if g.name not in fed]
-        if len(inputs) != 1:
-            raise SpecError(f"probe features need one input group, {spec!r} has {inputs}")
-        layout = layout_of(spec, inputs[0])
-        if layout.kind not in ("vector", "image"):
-            raise SpecError(f"probe features need vectors or images as inputs, {spec!r} reads {layout.kind} inputs")
-        shapes.add((spec.size_of(inputs[0]), *(size,) * layout.rank))
-    if len(shapes) != 1:
-        raise SpecError(f"probe features need inputs that all networks read; these read {sorted(shapes)}")
-    return shapes.pop()
-
-
-def _check_runs(specs: Sequence[WeightSpec], probe: Tensor) -> None:
-    """Run one network of zeros of each spec that holds a new kind of connection or activation."""
-    seen: set[str] = set()
-    for spec in specs:
-        kinds = {c.kind for c in spec.connections} | {f"activation {g.activation}" for g in spec.groups}
-        if kinds <= seen:
-            continue
-        seen |= kinds
-        try:
-            activations_of(WeightBatch(spec, probe.new_zeros(1, spec.numel, 1)), probe)
-        except ValueError as error:
-            raise SpecError(f"probe features need a network that can be run: {error}") from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from wsl.batch import WeightBatch
-from wsl.execute import activations_of
+from wsl.execute import activations_of, layout_of
 from wsl.spec import SpecError, WeightSpec
 
 
@@ -35,9 +37,8 @@ class ProbeFeatures(nn.Module):
 
     def __init__(self, spec: WeightSpec, probes: int, width: int) -> None:
         super().__init__()
-        _check_runs(spec)
-        (source,) = spec.groups_of_kind("input")
-        self.probes = nn.Parameter(torch.empty(probes, spec.size_of(source.name)).uniform_(-1, 1))
+        self.probes = nn.Parameter(torch.empty(probes, *input_shape((spec,))).uniform_(-1, 1))
+        check_runs((spec,), self.probes[:1].detach())
         self.embed = nn.ModuleList(
             nn.Sequential(nn.Linear(probes, width), nn.LayerNorm(width)) for _ in range(len(spec.groups))
         )
@@ -48,11 +49,42 @@ class ProbeFeatures(nn.Module):
         return torch.cat([embed(group) for embed, group in zip(self.embed, groups, strict=True)], dim=1)
 
 
-def _check_runs(spec: WeightSpec) -> None:
-    """Run one network of zeros: what cannot be run should say so when the model is built."""
-    inputs = spec.groups_of_kind("input")
-    size = spec.size_of(inputs[0].name) if inputs else 0
-    try:
-        activations_of(WeightBatch(spec, torch.zeros(1, spec.numel, 1)), torch.zeros(1, size))
-    except ValueError as error:
-        raise SpecError(f"probe features need a network that can be run: {error}") from error
+def input_shape(specs: Sequence[WeightSpec], size: int = 32) -> tuple[int, ...]:
+    """Shape of one input that all networks read, an image of ``size`` pixels a side where they read images.
+
+    Raises:
+        SpecError: if they differ, or read tokens or sequences.
+    """
+    shapes = set()
+    for spec in specs:
+        fed = {c.target for c in spec.connections if c.source != c.target}
+        inputs = [g.name for g in spec.groups if g.name not in fed]
+        if len(inputs) != 1:
+            raise SpecError(f"probe features need one input group, {spec!r} has {inputs}")
+        layout = layout_of(spec, inputs[0])
+        if layout.kind not in ("vector", "image"):
+            raise SpecError(f"probe features need vectors or images as inputs, {spec!r} reads {layout.kind} inputs")
+        shapes.add((spec.size_of(inputs[0]), *(size,) * layout.rank))
+    if len(shapes) != 1:
+        raise SpecError(f"probe features need inputs that all networks read; these read {sorted(shapes)}")
+    return shapes.pop()
+
+
+def check_runs(specs: Sequence[WeightSpec], probe: Tensor) -> None:
+    """Run one network of zeros of each spec that holds a new kind of connection or activation.
+
+    What cannot be run should say so when the model is built.
+
+    Raises:
+        SpecError: with the reason.
+    """
+    seen: set[str] = set()
+    for spec in specs:
+        kinds = {c.kind for c in spec.connections} | {f"activation {g.activation}" for g in spec.groups}
+        if kinds <= seen:
+            continue
+        seen |= kinds
+        try:
+            activations_of(WeightBatch(spec, probe.new_zeros(1, spec.numel, 1)), probe)
+        except ValueError as error:
+            raise SpecError(f"probe features need a network that can be run: {error}") from error
