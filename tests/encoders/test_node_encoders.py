@@ -124,8 +124,8 @@ def test_gradients_agree_with_finite_differences() -> None:
     assert torch.autograd.gradcheck(run, (batch.graph.x.requires_grad_(),), atol=1e-6)
 
 
-@pytest.mark.parametrize("encoder", [GCN, GCNII])
-def test_features_read_by_their_entries_give_the_same(encoder: type[GCN] | type[GCNII]) -> None:
+@pytest.mark.parametrize("encoder", [GCN, GCNII, SAGE, GIN])
+def test_features_read_by_their_entries_give_the_same(encoder: Callable[..., Any]) -> None:
     graph = bag_of_words_graph()
     torch.manual_seed(0)
     dense = encoder(NodeGraphSpec(40), 3, hidden=8, layers=2).double()

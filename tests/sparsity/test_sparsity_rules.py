@@ -14,6 +14,7 @@ from wsl.encoders.node.sparsifiable import Sparsifiable
 from wsl.graphs.node_graph import NodeBatch, NodeGraph, NodeGraphSpec
 from wsl.nn.sparse.dials import Dials
 from wsl.nn.sparse.edge_choice import worth
+from wsl.nn.sparse.edge_set import EdgeSet
 from wsl.nn.sparse.linear import SparseLinear
 from wsl.nn.sparse.sparse_product import SparseWeight
 from wsl.sparsity import SparsityError, check_target, check_threshold, edges, macs, weights
@@ -318,6 +319,42 @@ def test_wrong_thresholds(value: float) -> None:
 def test_wrong_targets(value: float) -> None:
     with pytest.raises(SparsityError, match=r"edge_target=.*below 1"):
         check_target("sparsity.edge_target", value)
+
+
+# -- the order of transform and propagation --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [SAGE, GIN])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_few_channels_travel_unless_what_travels_is_judged(kind: type[SAGE] | type[GIN], sparse: bool) -> None:
+    """12 features to 3: 3 are propagated, 12 where Unifews looks at the aggregate; the outputs are the same."""
+    given = batch()
+    x = torch.randn(given.graph.num_nodes, 12, dtype=torch.float64).relu()
+    wide = NodeGraph(x, given.graph.edge_index, given.graph.y)
+    nodes = NodeBatch(wide, given.row_ids)
+    encoder = kind(NodeGraphSpec(12), 3, layers=1, dropout=0.0, norm="none", read_sparse=sparse).double()
+    travelled: list[int] = []
+    sieve = encoder.layers[0].sieve
+    propagate = sieve.propagate
+
+    def watched(edges: EdgeSet, kept: EdgeSet, x: Tensor) -> Tensor:
+        travelled.append(x.shape[1])
+        return propagate(edges, kept, x)
+
+    sieve.propagate = watched
+    dials = Dials(encoder)
+    for dial in (*dials.weights, *dials.edges):
+        dial.sparsity = 0.4
+    dials.prune(edges=True, weights=True)
+    while_pruned = encoder.train()(nodes)
+    dials.prune(edges=False, weights=False)
+    frozen = encoder(nodes)
+    dials.prune(edges=True, weights=False)
+    edges_alone = encoder(nodes)
+    for other in (frozen, edges_alone, encoder.eval()(nodes)):
+        torch.testing.assert_close(other, while_pruned, rtol=1e-12, atol=1e-12)
+    assert travelled == [12, 3, 3, 3]
+    assert encoder.costs(wide)[0].channels == 3
 
 
 # -- dead channels ---------------------------------------------------------------------------------------------------

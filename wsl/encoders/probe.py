@@ -57,7 +57,7 @@ class ProbeMLP(Encoder):
         except SpecError as error:
             raise UnsupportedSpecError(f"probe_mlp runs the networks that it reads: {error}") from error
         if len(answers) != 1:
-            raise UnsupportedSpecError(f"probe_mlp reads the same outputs of all networks; these have {sorted(answers)}")
+            raise UnsupportedSpecError(f"probe_mlp reads the same outputs of all networks, not {sorted(answers)}")
         features = probes * answers.pop()
         self.norm = nn.LayerNorm(features, elementwise_affine=False)
         self.net = mlp((features, *hidden, out_features), dropout)

@@ -61,6 +61,20 @@ def linear_cost(layer: nn.Module, given: EdgeSet, propagated: int, sieve: EdgeSi
     )
 
 
+def transform_first(lin: SparseLinear, sieve: EdgeSieve) -> bool:
+    """Whether (A x) Wᵀ is made as A (x Wᵀ): fewer channels travel then.
+
+    Not while the entries of W are judged by A x, which Unifews' rule for propagate-then-transform layers asks for, nor
+    while the error of propagating x is measured.
+    """
+    return lin.out_features < lin.in_features and not lin.judging and sieve.errors is None
+
+
+def dense(x: Features) -> Tensor:
+    """The features with their zeros."""
+    return x if isinstance(x, Tensor) else x.dense()
+
+
 class GCNLayer(SparseConv):
     """y_i = Σ_e w_e W x_source(e) + b with w = 1/√(d_i d_j), loops included: transform, then propagate.
 
@@ -88,7 +102,7 @@ class GCNLayer(SparseConv):
 
 
 class SAGELayer(SparseConv):
-    """y_i = W_l mean_j x_j + b + W_r x_i: propagate, then transform.
+    """y_i = W_l mean_j x_j + b + W_r x_i, in the order of :func:`transform_first`.
 
     Score ‖x_j‖, so whole sources go. A pruned message is 0 and the mean still divides by all edges; where the sieve
     renormalises, the edge is absent and the mean is over what is left. W_l is judged by the aggregated values.
@@ -96,21 +110,27 @@ class SAGELayer(SparseConv):
 
     normalization = "mean"
     loops = False
+    sparse_input = True
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.lin_l = SparseLinear(in_features, out_features)
         self.lin_r = SparseLinear(in_features, out_features, bias=False)
-        self.propagated = in_features
+        self.propagated = min(in_features, out_features)
 
-    def forward(self, x: Tensor, edges: EdgeSet) -> tuple[Tensor, EdgeSet]:
-        kept = self.sieve(edges, lambda: source_scores(edges.source, x))
-        out: Tensor = self.lin_l(self.sieve.propagate(edges, kept, x)) + self.lin_r(x)
+    def forward(self, x: Features, edges: EdgeSet) -> tuple[Tensor, EdgeSet]:
+        kept = self.sieve(edges, lambda: source_scores(edges.source, dense(x)))
+        if transform_first(self.lin_l, self.sieve):
+            around = self.sieve.propagate(edges, kept, self.lin_l(x, with_bias=False)) + self.lin_l.bias
+        else:
+            x = dense(x)
+            around = self.lin_l(self.sieve.propagate(edges, kept, x))
+        out: Tensor = around + self.lin_r(x)
         return out, kept
 
 
 class GINLayer(SparseConv):
-    """y_i = W_2 relu(W_1 ((1 + ε) x_i + Σ_j x_j) + b_1) + b_2 with a learned ε.
+    """y_i = W_2 relu(W_1 ((1 + ε) x_i + Σ_j x_j) + b_1) + b_2, ε learned, in the order of :func:`transform_first`.
 
     The paper has none: the score is GraphSAGE's, ‖x_j‖, and each map follows the column-norm rule on its own input. In
     a sum, a pruned edge that is 0 and one that is absent are the same.
@@ -118,18 +138,26 @@ class GINLayer(SparseConv):
 
     normalization = "none"
     loops = False
+    sparse_input = True
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.epsilon = nn.Parameter(torch.zeros(()))
         self.first = SparseLinear(in_features, out_features)
         self.second = SparseLinear(out_features, out_features)
-        self.propagated = in_features
+        self.propagated = min(in_features, out_features)
 
-    def forward(self, x: Tensor, edges: EdgeSet) -> tuple[Tensor, EdgeSet]:
-        kept = self.sieve(edges, lambda: source_scores(edges.source, x))
-        out: Tensor = self.second(torch.relu(self.first((1 + self.epsilon) * x + self.sieve.propagate(edges, kept, x))))
+    def forward(self, x: Features, edges: EdgeSet) -> tuple[Tensor, EdgeSet]:
+        kept = self.sieve(edges, lambda: source_scores(edges.source, dense(x)))
+        if transform_first(self.first, self.sieve):
+            inner = self._summed(self.first(x, with_bias=False), edges, kept) + self.first.bias
+        else:
+            inner = self.first(self._summed(dense(x), edges, kept))
+        out: Tensor = self.second(torch.relu(inner))
         return out, kept
+
+    def _summed(self, x: Tensor, edges: EdgeSet, kept: EdgeSet) -> Tensor:
+        return (1 + self.epsilon) * x + self.sieve.propagate(edges, kept, x)
 
 
 class GCNIILayer(SparseConv):

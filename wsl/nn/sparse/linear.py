@@ -39,31 +39,45 @@ class SparseLinear(nn.Linear):
         """Number of weights that are not pruned."""
         return self.weight.numel() if self.sieve.kept is None else int(self.sieve.kept.sum())
 
-    def forward(self, x: Tensor | SparseInput, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Tensor:
+    @property
+    def judging(self) -> bool:
+        """Whether its inputs matter beyond the product: a mask is being chosen by them, or errors are measured."""
+        return (self.training and self.sieve.pruning) or self.sieve.errors is not None
+
+    def forward(
+        self,
+        x: Tensor | SparseInput,
+        inputs: Tensor | None = None,
+        outputs: Tensor | None = None,
+        *,
+        with_bias: bool = True,
+    ) -> Tensor:
         """y ``[N, O]``, or only its channels ``outputs``; with ``inputs``, x holds only these of its channels.
 
         In evaluation nothing is made twice: a masked weight is kept until weight or mask change.
         """
+        bias: Tensor | None = self.bias if with_bias else None
+        bias = bias if bias is None or outputs is None else bias[outputs]
         if not self._settled:
-            return self._chosen(x, inputs, outputs)
+            return self._chosen(x, inputs, outputs, bias)
         weight, entries = self._kept_weight(inputs, outputs, isinstance(x, SparseInput))
-        bias = self.bias if self.bias is None or outputs is None else self.bias[outputs]
         if entries is not None and isinstance(x, SparseInput) and entries.pays(x.column_counts):
             out = sparse_product.product(*x.rows, entries)
             return out if bias is None else out + bias
         return apply_linear(x, weight, bias)
 
-    def _chosen(self, x: Tensor | SparseInput, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
+    def _chosen(
+        self, x: Tensor | SparseInput, inputs: Tensor | None, outputs: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
         if isinstance(x, SparseInput) and inputs is None and self._unchanged:
             out = x.linear(self.weight, self._mask(outputs))
-            return out if self.bias is None else out + (self.bias if outputs is None else self.bias[outputs])
+            return out if bias is None else out + bias
         if inputs is not None or outputs is not None:
             weight = self.weight if self.sieve.kept is None else self.weight * self.sieve.kept
-            bias = self.bias if self.bias is None or outputs is None else self.bias[outputs]
             return apply_linear(x, part(weight, inputs, outputs), bias)
         weight = self.effective(x)
         watch(self.sieve, x, self.weight, weight)
-        return apply_linear(x, weight, self.bias)
+        return apply_linear(x, weight, bias)
 
     @property
     def _settled(self) -> bool:
@@ -74,8 +88,7 @@ class SparseLinear(nn.Linear):
     @property
     def _unchanged(self) -> bool:
         """Whether there is a mask, and it stays as it is in this forward."""
-        sieve = self.sieve
-        return sieve.kept is not None and not (self.training and sieve.pruning) and sieve.errors is None
+        return self.sieve.kept is not None and not self.judging
 
     def _mask(self, rows: Tensor | None) -> Mask:
         """The mask of some rows as numbers; made once for each state of it."""
