@@ -3,8 +3,9 @@
 ZOO is an option of ``conf/data``. All encoders get the same split, optimiser, schedule and number of epochs (fewer if
 an encoder's first run would take longer than the budget). The learning rate is chosen for each on validation, by one
 run per rate with the first seed; the others then run with the chosen rate. Every run is a process of its own,
-``--jobs`` of them at a time. What is finished is not repeated: killed and started again, the comparison goes on. Prints
-a table and writes it as Markdown, CSV and a figure, and every run as a row of runs.csv.
+``--jobs`` of them at a time. What is finished is not repeated: killed and started again, the comparison goes on; for
+other epochs, budget, threads or overrides it asks for another ``--out``. Prints a table and writes it as Markdown, CSV
+and a figure, and every run as a row of runs.csv.
 
 An encoder may bring overrides of its own, in quotes: ``--encoders statnn "ng_t_small encoder.probes=64"``. ``table``
 stands for the rows that docs/results.md has for zoos of this kind (``scripts/comparing/rows.py``).
@@ -22,7 +23,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-from comparing import rows, tables  # noqa: E402
+from comparing import protocol, rows, tables  # noqa: E402
 from comparing.comparison import Comparison  # noqa: E402
 from comparing.one_run import ROOT, Order, Outcome, end_with_parent, outcome_if_known, outcome_of  # noqa: E402
 from rich.table import Table  # noqa: E402
@@ -100,7 +101,9 @@ def main(given: Sequence[str] | None = None) -> int:
     carry_out = outcome_if_known if args.finished else in_own_process
     wanted = comparison(args, carry_out, lambda text: screen.print(text, markup=False, soft_wrap=True))
     with plain_errors():
+        protocol.keep_to(args.out, wanted.protocol)
         wanted.run()
+        protocol.of_one_split(wanted.outcomes, args.out)
     found, rates = wanted.outcomes, wanted.best_rates
     table = tables.rows(found, rates)
     threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"

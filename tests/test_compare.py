@@ -20,7 +20,7 @@ import pytest
 sys.path[:0] = [str(Path(__file__).parents[1] / "scripts"), str(Path(__file__).parents[1])]
 
 import compare  # noqa: E402
-from comparing import one_run, rows, tables  # noqa: E402
+from comparing import one_run, protocol, rows, tables  # noqa: E402
 from comparing.one_run import Curves, Order, Outcome, outcome_if_known, outcome_of  # noqa: E402
 
 from wsl.callbacks.finite import NonFiniteError  # noqa: E402
@@ -201,6 +201,25 @@ def test_the_rows_of_the_tables_are_options_with_folders_of_their_own(zoo: str) 
     wanted = compare.arguments([zoo, "--encoders", "table"]).encoders
     assert {"inr": "probe_mlp", "cor": "gcn"}.get(zoo[:3], "statnn") in wanted or "inr" in zoo
     assert len({rows.folder(name) for name in wanted}) == len(wanted) > 5
+
+    for again in ([], ["--rates", "1e-2"], ["--seeds", "5"], ["--jobs", "2"]):
+        assert compare.main([*given, *again]) == 0
+    for changed, name in (
+        (["--epochs", "31"], "epochs"),
+        (["data.batch_size=8"], "overrides"),
+        (["--budget", "1"], "minutes"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            compare.main([*given, *changed])
+        said = str(stop.value.code)
+        assert name in said and "another --out" in said and "threads" not in said
+
+
+def test_runs_tested_on_other_rows_do_not_share_a_table(tmp_path: Path) -> None:
+    old, new = (dataclasses.replace(result("statnn", 0.5, 0.5), split=split) for split in ("a1", "b2"))
+    protocol.of_one_split({"statnn": [Outcome(result=old)], "mlp": [Outcome(refused="no")]}, tmp_path)
+    with pytest.raises(UserError, match="a1: statnn; b2: mlp"):
+        protocol.of_one_split({"statnn": [Outcome(result=old)], "mlp": [Outcome(result=new)]}, tmp_path)
 
 
 def test_the_rate_is_chosen_on_validation_and_then_kept(tmp_path: Path) -> None:

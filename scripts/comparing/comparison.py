@@ -61,6 +61,12 @@ class Comparison:
         self._all(Run(name, best[name], seed) for seed in range(1, self.seeds) for name in taken)
 
     @property
+    def protocol(self) -> dict[str, object]:
+        """What every run has in common, whichever encoders, rates and seeds are asked for."""
+        overrides = sorted(self.overrides)
+        return {"overrides": overrides, "epochs": self.epochs, "minutes": self.minutes, "threads": self.threads}
+
+    @property
     def best_rates(self) -> dict[str, float]:
         """Of each encoder, by validation with seed 0."""
         return {name: max(self.rates, key=lambda rate: self._validated(Run(name, rate, 0))) for name in self.encoders}
