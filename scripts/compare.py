@@ -25,14 +25,20 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 from comparing import protocol, rows, tables  # noqa: E402
 from comparing.comparison import Comparison  # noqa: E402
-from comparing.one_run import ROOT, Order, Outcome, end_with_parent, outcome_if_known, outcome_of  # noqa: E402
+from comparing.one_run import ROOT, end_with_parent, outcome_of  # noqa: E402
+from comparing.outcome import KILLED, Order, Outcome, outcome_if_known  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from wsl.command_line import plain_errors, with_overrides  # noqa: E402
+from wsl.command_line import plain_errors, refuse_unknown_keys, with_overrides  # noqa: E402
 from wsl.errors import UserError  # noqa: E402
 from wsl.results import console  # noqa: E402
 from wsl.run_folder import write_text  # noqa: E402
 
+#: keys that a comparison sets itself, and how it is told to
+OWN_KEYS = {
+    "data": "ZOO", "task": "--task", "encoder": "--encoders", "compare": "--encoders", "seed": "--seeds",
+    "optimizer.lr": "--rates", "trainer.max_epochs": "--epochs", "folder": "--out", "resume": "--out",
+}  # fmt: skip
 #: a process of its own for each run, forked from one that has imported all this already
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(["wsl.report"])
@@ -64,6 +70,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         chosen.encoders = list(rows.of_table(chosen.zoo))
     if unknown := sorted({name.partition(" ")[0] for name in chosen.encoders} - set(known)):
         parser.error(f"--encoders {' '.join(unknown)}: not among {', '.join(known)}")
+    rows_own = [text for name in chosen.encoders for text in name.split()[1:]]
+    for text in (*chosen.overrides, *rows_own):
+        if instead := OWN_KEYS.get(text.lstrip("+~").partition("=")[0]):
+            parser.error(f"{text}: a comparison sets this itself; choose it with {instead}")
     whole = (chosen.seeds, chosen.epochs, chosen.threads, chosen.jobs)
     if min(whole) < 1 or chosen.budget <= 0 or min(chosen.rates) <= 0:
         parser.error("--seeds, --budget, --epochs, --rates, --threads and --jobs are positive")
@@ -75,13 +85,30 @@ def in_own_process(order: Order) -> Outcome:
     """The outcome of an order, from a process that ends with it, so that its peak memory is its own.
 
     Raises:
-        UserError: if the process died (killed, or out of memory).
+        UserError: if the process was killed; a run that is killed a second time is one that stopped.
     """
     with ProcessPoolExecutor(1, mp_context=PROCESSES, initializer=end_with_parent) as pool:
         try:
             return pool.submit(outcome_of, order).result()
         except BrokenProcessPool:
+            if (mark := order.folder / KILLED).exists():
+                found = Outcome(stopped="its process was killed twice, as happens when memory does not suffice")
+                found.write(order.folder / "outcome.json")
+                return found
+            write_text(mark, "")
             raise UserError(f"the run in {order.folder} was killed; start the same command again to go on") from None
+
+
+def refuse_unknown_options(args: argparse.Namespace) -> None:
+    """Before the first run, not when the turn of a row comes.
+
+    Raises:
+        ConfigError: naming the key or option and what is allowed.
+    """
+    common = [f"data={args.zoo}", f"task={args.task}", *args.overrides]
+    for name in [args.encoders[0], *(n for n in args.encoders[1:] if " " in n)]:
+        encoder, *own = name.split()
+        refuse_unknown_keys(str(ROOT / "conf"), "train", [f"encoder={encoder}", *own, *common])
 
 
 def comparison(
@@ -101,7 +128,8 @@ def main(given: Sequence[str] | None = None) -> int:
     carry_out = outcome_if_known if args.finished else in_own_process
     wanted = comparison(args, carry_out, lambda text: screen.print(text, markup=False, soft_wrap=True))
     with plain_errors():
-        protocol.keep_to(args.out, wanted.protocol)
+        refuse_unknown_options(args)
+        protocol.keep_to(args.out, wanted.protocol, write=not args.finished)
         wanted.run()
         protocol.of_one_split(wanted.outcomes, args.out)
     found, rates = wanted.outcomes, wanted.best_rates

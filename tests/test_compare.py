@@ -1,4 +1,4 @@
-"""The comparison of encoders: one run measured, rates chosen on validation, nothing repeated, refusals kept."""
+"""The comparison of encoders: rates chosen on validation, nothing repeated, refusals and stops kept, one protocol."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "scripts"), str(Path(__file__).parents[1])]
+from comparisons import ROOT, order, result  # isort: skip (it finds the scripts)
+import compare
+from comparing import one_run, protocol, rows, tables
+from comparing.one_run import outcome_of
+from comparing.outcome import Order, Outcome, outcome_if_known
 
-import compare  # noqa: E402
-from comparing import one_run, protocol, rows, tables  # noqa: E402
-from comparing.one_run import Curves, Order, Outcome, outcome_if_known, outcome_of  # noqa: E402
-
-from wsl.callbacks.finite import NonFiniteError  # noqa: E402
-from wsl.errors import UserError  # noqa: E402
-from wsl.results import Result  # noqa: E402
-
-ROOT = Path(__file__).parents[1]
+from wsl.callbacks.finite import NonFiniteError
+from wsl.errors import UserError
+from wsl.results import Result
 
 
 def compared(
@@ -37,49 +36,6 @@ def compared(
     wanted = compare.comparison(args, carry_out, lambda text: None)
     wanted.run()
     return wanted.outcomes, wanted.best_rates
-
-
-def result(encoder: str, test: float, val: float, seed: int = 0) -> Result:
-    return Result(encoder, 10, "accuracy", {"accuracy": val}, {"accuracy": test}, 1, 2, 4.0, seed, "zoo.h5")
-
-
-def order(folder: Path, zoo: Path, encoder: str) -> Order:
-    given = ("data=digits_inr", f"data.path={zoo}", "data.build=''", "logger.wandb=false", "trainer.progress=none")
-    return Order(folder, given, encoder, 1e-3, 0, 2, 1.0, 1)
-
-
-def test_a_run_is_measured_once_and_read_again(tmp_path: Path, small_zoo: Path) -> None:
-    wanted = order(tmp_path / "statnn", small_zoo, "statnn")
-    found = outcome_of(wanted)
-    assert found.result is not None and found.result.epochs == 2 and found.result.encoder == "statnn"
-    assert found.step_units > 0 and found.peak_mib > 10 and found.symmetries == ("permutation",)
-    assert 0 < found.to_95 <= found.result.seconds
-    assert all(0 < loss < 3 for loss in found.losses)
-    assert outcome_if_known(wanted) == found
-    stamp = (wanted.folder / "outcome.json").stat().st_mtime_ns
-    assert outcome_of(wanted) == found
-    assert (wanted.folder / "outcome.json").stat().st_mtime_ns == stamp
-
-
-def test_an_interrupted_run_begins_again(tmp_path: Path, small_zoo: Path) -> None:
-    wanted = order(tmp_path / "run", small_zoo, "statnn")
-    wanted.folder.mkdir()
-    (wanted.folder / "config.yaml").write_text("half written")
-    assert outcome_of(wanted).result is not None
-
-
-def test_an_encoder_that_cannot_read_the_zoo_says_so(tmp_path: Path, small_zoo: Path) -> None:
-    found = outcome_of(order(tmp_path / "gcn", small_zoo, "gcn"))
-    assert found.result is None and "reads a NodeGraphSpec" in found.refused
-    assert dataclasses.asdict(Outcome.read(tmp_path / "gcn" / "outcome.json"))["refused"] == found.refused
-
-
-def test_an_encoder_may_bring_overrides_of_its_own(tmp_path: Path, small_zoo: Path) -> None:
-    plain, changed = (order(tmp_path / e[-4:], small_zoo, e) for e in ("statnn", "statnn encoder.hidden=[8]"))
-    config = one_run.configured(changed)
-    assert list(config.encoder.hidden) == [8] and config.label == "statnn_encoder.hidden_8_"
-    assert list(one_run.configured(plain).encoder.hidden) != [8]
-    assert outcome_of(changed).result.parameters < outcome_of(plain).result.parameters  # type: ignore[union-attr]
 
 
 def test_a_run_that_diverges_is_a_row_and_the_other_rate_is_taken(
@@ -103,32 +59,68 @@ def test_a_run_that_diverges_is_a_row_and_the_other_rate_is_taken(
     assert chosen["statnn"] == 1e-3 and len(outcomes["statnn"]) == 2 and all(o.result for o in outcomes["statnn"])
 
 
-def test_a_run_over_the_budget_is_shortened(tmp_path: Path, small_zoo: Path) -> None:
-    wanted = order(tmp_path, small_zoo, "statnn")  # two epochs in a minute
-    trainer = one_run.configured(wanted).trainer
-    epochs = {step: one_run.within_budget(trainer, wanted, step, 20) for step in (0.1, 2.0, 12.0)}
-    assert [t.max_epochs for t in epochs.values()] == [2, 1, 1]
-    assert [t.limit_train_batches for t in epochs.values()] == [1.0, 1.0, 5]
-
-
-def test_all_runs_of_an_encoder_have_the_epochs_that_its_first_could_afford(tmp_path: Path) -> None:
-    asked: list[tuple[int, float]] = []
+def test_seeds_that_stopped_are_counted_and_hopeless_encoders_are_left(tmp_path: Path) -> None:
+    asked: list[tuple[str, int]] = []
 
     def carry_out(o: Order) -> Outcome:
-        asked.append((o.epochs, o.minutes))
-        return Outcome(result=dataclasses.replace(result("statnn", 0.5, 0.5, o.seed), epochs=7))
+        asked.append((o.encoder, o.seed))
+        if o.encoder == "mlp" or o.seed == 1:
+            return Outcome(stopped="step 3: the loss is nan")
+        return Outcome("", "", result(o.encoder, 0.5, 0.5, o.seed), 1.0, 1.0)
+
+    args = compare.arguments(["digits_inr", "--encoders", "mlp", "statnn", "--out", str(tmp_path)])
+    outcomes, chosen = compared(args, carry_out)
+    assert [run for run in asked if run[0] == "mlp"] == [("mlp", 0)] * 2
+    table = tables.rows(outcomes, chosen)
+    assert table[0][:3] == ("statnn", "0.5000 ± 0.0000", "2, 1 stopped")
+    assert table[1][:2] == ("mlp", "step 3: the loss is nan")
+
+
+def test_where_less_is_better_the_least_is_chosen_and_first(tmp_path: Path) -> None:
+    def carry_out(o: Order) -> Outcome:
+        error = {"statnn": 2.0, "mlp": 1.0}[o.encoder] * o.rate
+        return Outcome("", "", result(o.encoder, error, error, o.seed), 1.0, 1.0, mode="min")
+
+    given = ["digits_inr", "--encoders", "statnn", "mlp", "--rates", "1e-2", "1e-3", "--out", str(tmp_path)]
+    outcomes, chosen = compared(compare.arguments(given), carry_out)
+    assert chosen == {"statnn": 1e-3, "mlp": 1e-3}
+    assert [row[0] for row in tables.rows(outcomes, chosen)] == ["mlp", "statnn"]
+
+
+def test_a_process_that_is_killed_twice_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed:
+        def __init__(self, *given: object, **options: object) -> None: ...
+        def __enter__(self) -> Killed:
+            return self
+
+        def __exit__(self, *given: object) -> None: ...
+        def submit(self, *given: object) -> None:
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(compare, "ProcessPoolExecutor", Killed)
+    wanted = order(tmp_path, tmp_path / "zoo.h5", "statnn")
+    with pytest.raises(UserError, match="start the same command again"):
+        compare.in_own_process(wanted)
+    assert compare.in_own_process(wanted).why_not == outcome_if_known(wanted).why_not
+    assert "killed twice" in outcome_if_known(wanted).why_not
+
+
+@pytest.mark.parametrize("epochs, batches", [(7, None), (1, None), (1, 5)])
+def test_all_runs_of_an_encoder_are_as_long_as_its_first_could_afford(
+    tmp_path: Path, epochs: int, batches: int | None
+) -> None:
+    asked: list[tuple[int, float, int | None]] = []
+
+    def carry_out(o: Order) -> Outcome:
+        asked.append((o.epochs, o.minutes, o.batches))
+        if len(asked) == 1:
+            return Outcome(stopped="diverged")  # says nothing of how long a run can be
+        found = dataclasses.replace(result("statnn", 0.5, 0.5, o.seed), epochs=epochs)
+        return Outcome(result=found, batches=batches)
 
     args = compare.arguments(["digits_inr", "--encoders", "statnn", "--epochs", "9", "--out", str(tmp_path)])
     compared(args, carry_out)
-    assert asked == [(9, 4.0), *[(7, math.inf)] * 3]
-
-
-def test_time_to_95_counts_validations() -> None:
-    found = result("statnn", 0.5, 0.8)
-    curve = [{"val/accuracy": text, "train/loss_epoch": "0.5"} for text in ("0.3", "", "0.77", "0.8", "0.6")]
-    assert Curves(curve).seconds_to_95(found) == pytest.approx(2 * found.seconds / 4)
-    assert Curves(curve).last("train/loss_epoch") == 0.5
-    assert math.isnan(Curves(curve).last("val/loss")) and math.isnan(Curves([]).seconds_to_95(found))
+    assert asked == [(9, 4.0, None)] * 2 + [(epochs, math.inf, batches)] * 2
 
 
 def test_runs_go_side_by_side_and_an_error_ends_all(tmp_path: Path) -> None:
@@ -202,6 +194,13 @@ def test_the_rows_of_the_tables_are_options_with_folders_of_their_own(zoo: str) 
     assert {"inr": "probe_mlp", "cor": "gcn"}.get(zoo[:3], "statnn") in wanted or "inr" in zoo
     assert len({rows.folder(name) for name in wanted}) == len(wanted) > 5
 
+
+def test_runs_of_another_protocol_are_not_taken_for_finished_ones(tmp_path: Path) -> None:
+    given = ["digits_inr", "--encoders", "statnn", "--finished", "--out", str(tmp_path)]
+    assert compare.main(given) == 0 and not (tmp_path / "protocol.json").exists()  # nothing was run
+    args = compare.arguments(given)
+    protocol.keep_to(tmp_path / "new" / "folder", compare.comparison(args, outcome_if_known, print).protocol)
+    given[-1] = str(tmp_path / "new" / "folder")
     for again in ([], ["--rates", "1e-2"], ["--seeds", "5"], ["--jobs", "2"]):
         assert compare.main([*given, *again]) == 0
     for changed, name in (
@@ -270,6 +269,31 @@ def test_overrides_may_stand_anywhere() -> None:
     args = compare.arguments(["cnn_digits", "--encoders", "statnn", "mlp", relu, "--epochs", "2", more])
     assert args.overrides == [relu, more]
     assert args.encoders == ["statnn", "mlp"] and args.epochs == 2
+
+
+@pytest.mark.parametrize(
+    "given, what",
+    [
+        (["optimizer.lr=0.5"], "--rates"),
+        (["trainer.max_epochs=5"], "--epochs"),
+        (["--encoders", "statnn seed=7"], "--seeds"),
+        (["--encoders", "mlp", "+encoder=statnn"], "--encoders"),
+    ],
+)
+def test_what_a_comparison_sets_itself_is_no_override(
+    given: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        compare.arguments(["digits_inr", *given])
+    assert f"choose it with {what}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [["optimzer.lr=1"], ["--encoders", "mlp", "statnn encoder.hiden=[8]"]])
+def test_misspelt_keys_are_refused_before_the_first_run(given: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        compare.main(["digits_inr", *given, "--out", str(tmp_path / "out")])
+    assert "opti" in str(stop.value.code) or "hiden" in str(stop.value.code)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("bad", [["--encoders", "nonsense"], ["--seeds", "0"], ["--rates", "-1"], ["--jobs", "0"]])

@@ -39,9 +39,9 @@ def matmul_unit(repeats: int = 30) -> float:
     return interleaved({"mm": lambda: torch.mm(a, b)}, repeats=repeats, warmup=5)["mm"]
 
 
-def one_unit() -> Callable[[], object]:
+def one_unit(device: torch.device | None = None) -> Callable[[], object]:
     """One matmul unit, to be interleaved with what is measured in it: the unit varies with the machine."""
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    a, b = torch.randn(1024, 1024, device=device), torch.randn(1024, 1024, device=device)
     return lambda: torch.mm(a, b)
 
 

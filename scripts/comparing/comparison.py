@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from comparing import rows
-from comparing.one_run import Order, Outcome
+from comparing.outcome import NOT_RUN, Order, Outcome
 
 
 class Run(NamedTuple):
@@ -27,7 +27,7 @@ class Comparison:
 
     Attributes:
         encoders, rates, seeds: what is compared.
-        epochs, minutes: of a run, at most; what the first run of an encoder could afford, its other runs get too.
+        epochs, minutes: of a run, at most; what an encoder's first run with a result could afford, the others get too.
         threads: of a run. jobs: runs at a time.
         folder: of all runs. overrides: of ``train.py`` for all of them.
         carry_out: the outcome of an order, perhaps in another process. say: told every outcome.
@@ -58,7 +58,8 @@ class Comparison:
         taken = [name for name in self.encoders if not self.found[Run(name, first, 0)].refused]
         self._all(Run(name, rate, 0) for name in taken for rate in others)
         best = self.best_rates
-        self._all(Run(name, best[name], seed) for seed in range(1, self.seeds) for name in taken)
+        trained = [name for name in taken if self.found[Run(name, best[name], 0)].result is not None]
+        self._all(Run(name, best[name], seed) for seed in range(1, self.seeds) for name in trained)
 
     @property
     def protocol(self) -> dict[str, object]:
@@ -69,15 +70,19 @@ class Comparison:
     @property
     def best_rates(self) -> dict[str, float]:
         """Of each encoder, by validation with seed 0."""
-        return {name: max(self.rates, key=lambda rate: self._validated(Run(name, rate, 0))) for name in self.encoders}
+        return {
+            name: max(self.rates, key=lambda rate: self.found.get(Run(name, rate, 0), Outcome()).validated)
+            for name in self.encoders
+        }
 
     @property
     def outcomes(self) -> dict[str, list[Outcome]]:
-        """Of each encoder at its best rate: those of seeds that have a result, or one that says why there is none."""
+        """Of each encoder at its best rate: those of all seeds that were run, or one that says why none was."""
         out = {}
         for name, rate in self.best_rates.items():
             ended = [self.found.get(Run(name, rate, seed)) for seed in range(self.seeds)]
-            out[name] = [o for o in ended if o is not None and o.result is not None] or [self.found[Run(name, rate, 0)]]
+            run = [o for o in ended if o is not None and o.stopped != NOT_RUN]
+            out[name] = run or [self.found[Run(name, rate, 0)]]
         return out
 
     def _all(self, wanted: Iterable[Run]) -> None:
@@ -90,16 +95,12 @@ class Comparison:
 
     def _one(self, run: Run) -> None:
         folder = self.folder / rows.folder(run.encoder) / f"rate{run.rate:g}_seed{run.seed}"
-        epochs, minutes = self.epochs, self.minutes
-        earlier = self.found.get(Run(run.encoder, self.rates[0], 0), Outcome()).result
-        if earlier is not None and earlier.epochs > 1:
-            epochs, minutes = earlier.epochs, math.inf  # whatever else the machine does now
-        order = Order(folder, self.overrides, run.encoder, run.rate, run.seed, epochs, minutes, self.threads)
+        epochs, minutes, batches = self.epochs, self.minutes, None
+        first = next((o for r, o in list(self.found.items()) if r.encoder == run.encoder and o.result), None)
+        if first is not None and first.result is not None:  # as long, whatever else the machine does now
+            epochs, minutes, batches = first.result.epochs, math.inf, first.batches
+        order = Order(folder, self.overrides, run.encoder, run.rate, run.seed, epochs, minutes, self.threads, batches)
         self.found[run] = outcome = self.carry_out(order)
         result = outcome.result
-        value = outcome.why_not if result is None else f"{result.test[result.metric]:.4f}"
+        value = outcome.why_not if result is None else f"{result.val[result.metric]:.4f} on validation"
         self.say(f"{len(self.found)}. {run.encoder}, rate {run.rate:g}, seed {run.seed}: {value}")
-
-    def _validated(self, run: Run) -> float:
-        result = self.found.get(run, Outcome()).result
-        return -math.inf if result is None else result.val[result.metric]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-import json
 import math
 import multiprocessing
 import os
@@ -14,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +20,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from comparing import rows
+from comparing.outcome import KILLED, NOT_RUN, Order, Outcome, outcome_if_known
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
@@ -33,75 +31,18 @@ from train import run  # noqa: E402
 from wsl import build, trainer  # noqa: E402
 from wsl.build import RunConfig  # noqa: E402
 from wsl.callbacks.finite import NonFiniteError  # noqa: E402
+from wsl.checkpoint import previous_generation  # noqa: E402
+from wsl.encoders.base import Encoder  # noqa: E402
 from wsl.errors import UserError  # noqa: E402
 from wsl.heap import keep_freed_memory  # noqa: E402
+from wsl.out_of_memory import OutOfMemory  # noqa: E402
 from wsl.results import Result  # noqa: E402
-from wsl.run_config import TrainerConfig  # noqa: E402
-from wsl.run_folder import owned, write_text  # noqa: E402
+from wsl.run_config import TASKS, started_with  # noqa: E402
+from wsl.run_folder import ensure, owned  # noqa: E402
 
 T = TypeVar("T")
 #: training steps that are timed before a run, after as many that warm up
 TIMED_STEPS = 7
-
-
-@dataclass(frozen=True)
-class Order:
-    """One run that is wanted.
-
-    Attributes:
-        folder: of the run; a finished one is read, not repeated, one that was interrupted goes on.
-        overrides: of ``train.py``, without encoder, rate and seed.
-        encoder: option of the encoder group, and overrides of its own behind it, separated by spaces.
-        rate: learning rate. seed: of the run.
-        epochs: at most; fewer where they would take longer than ``minutes``.
-    """
-
-    folder: Path
-    overrides: tuple[str, ...]
-    encoder: str
-    rate: float
-    seed: int
-    epochs: int
-    minutes: float
-    threads: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run found.
-
-    Attributes:
-        refused: the encoder's sentence where it cannot read the zoo; all else is absent then.
-        stopped: the error that ended training, likewise.
-        step_units: median training step in matmul units. peak_mib: largest resident size of the process.
-        symmetries: that the encoder claims. to_95: seconds until validation reached 95 % of its best, nan if unknown.
-        losses: of the last epoch, in training and validation.
-    """
-
-    refused: str = ""
-    stopped: str = ""
-    result: Result | None = None
-    step_units: float = math.nan
-    peak_mib: float = math.nan
-    symmetries: tuple[str, ...] = ()
-    to_95: float = math.nan
-    losses: tuple[float, float] = (math.nan, math.nan)
-
-    @property
-    def why_not(self) -> str:
-        """Why there is no result, or nothing."""
-        return self.refused or self.stopped
-
-    def write(self, path: Path) -> None:
-        write_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
-
-    @classmethod
-    def read(cls, path: Path) -> Outcome:
-        values = json.loads(path.read_text())
-        found = values.pop("result")
-        result = None if found is None else Result(**{**found, "compared": ()})
-        lists = {name: tuple(values.pop(name)) for name in ("symmetries", "losses")}
-        return cls(**values, **lists, result=result)
 
 
 def end_with_parent() -> None:
@@ -117,62 +58,68 @@ def end_with_parent() -> None:
         threading.Thread(target=wait, daemon=True).start()
 
 
-def outcome_if_known(order: Order) -> Outcome:
-    """What an earlier process found."""
-    path = order.folder / "outcome.json"
-    return Outcome.read(path) if path.exists() else Outcome(stopped="not run")
-
-
 def outcome_of(order: Order) -> Outcome:
-    """Carry out an order, or read what an earlier process found."""
-    path = order.folder / "outcome.json"
-    if path.exists():
-        return Outcome.read(path)
+    """Carry out an order, or read what an earlier process found; who refused is asked again.
+
+    Raises:
+        UserError: if the zoo cannot be read, or the folder belongs to another run or process.
+    """
+    known = outcome_if_known(order)
+    if known.result is not None or known.stopped not in ("", NOT_RUN):
+        return known
     torch.set_num_threads(order.threads)
     keep_freed_memory()  # as train.py does
     trainer.quieten()
-    order.folder.mkdir(parents=True, exist_ok=True)
+    ensure(order.folder)
     config = configured(order)
-    try:
-        data = build.data(config)
-        encoder = build.encoder(config, data)
-    except UserError as error:
-        found = Outcome(refused=str(error).splitlines()[0])
-    else:
-        step, units = step_seconds(config, data, encoder)
-        shorter = within_budget(config.trainer, order, step, len(data.train_dataloader()))
-        config = _resumable(config.model_copy(update={"trainer": shorter}), order.folder)
-        symmetries = tuple(sorted(encoder.symmetries))
-        del data, encoder  # the run makes its own
+    data = build.data(config)  # a zoo that cannot be read is no refusal
+    with owned(order.folder):
         try:
-            with owned(order.folder):
-                result = run(config, order.folder)
-        except NonFiniteError as error:
-            found = Outcome(stopped=str(error).splitlines()[0])
+            encoder = build.encoder(config, data)
+        except UserError as error:
+            found = Outcome(refused=str(error).splitlines()[0])
         else:
-            curves = Curves.read(order.folder)
-            found = Outcome(
-                result=result,
-                step_units=units,
-                peak_mib=peak_rss() / 2**20,
-                symmetries=symmetries,
-                to_95=curves.seconds_to_95(result),
-                losses=(curves.last("train/loss_epoch"), curves.last("val/loss")),
-            )
-    found.write(path)
+            found = measured(order, config, data, encoder)
+        found.write(order.folder / "outcome.json")
     return found
 
 
-def within_budget(config: TrainerConfig, order: Order, step: float, batches: int) -> TrainerConfig:
-    """As many epochs as are wanted and the budget allows; if it does not allow one, a part of one.
+def measured(order: Order, config: RunConfig, data: build.Data, encoder: Encoder) -> Outcome:
+    """What training the encoder and testing it once finds, and what it takes."""
+    step, units = step_seconds(config, data, encoder)
+    limits = within_budget(order, step, len(data.train_dataloader()))
+    config = resumable(config.model_copy(update={"trainer": config.trainer.model_copy(update=limits)}), order.folder)
+    symmetries, mode = tuple(sorted(encoder.symmetries)), TASKS[config.task.name].mode
+    del data, encoder  # the run makes its own
+    try:
+        result = run(config, order.folder)
+    except (NonFiniteError, OutOfMemory) as error:
+        return Outcome(stopped=str(error).splitlines()[0])
+    curves, batches = Curves.read(order.folder), config.trainer.limit_train_batches
+    return Outcome(
+        result=result,
+        step_units=units if config.sparsity.name == "none" else math.nan,
+        peak_mib=peak_rss() / 2**20,
+        symmetries=symmetries,
+        to_95=curves.seconds_to_95(result, mode),
+        losses=(curves.last("train/loss_epoch"), curves.last("val/loss")),
+        batches=batches if isinstance(batches, int) else None,
+        mode=mode,
+    )
+
+
+def within_budget(order: Order, step: float, batches: int) -> dict[str, int]:
+    """Options of the trainer: as many epochs as are wanted and the budget allows; if it does not allow one, a part.
 
     Args:
-        step: seconds of a training step. batches: of an epoch.
+        step: seconds of a training step. batches: of a whole epoch.
     """
+    if order.batches is not None:
+        return {"max_epochs": order.epochs, "limit_train_batches": order.batches}
     affordable = order.minutes * 60 / step
     epochs = max(1, int(min(order.epochs, affordable / batches)))
     share = {"limit_train_batches": max(1, int(affordable))} if affordable < batches else {}
-    return config.model_copy(update={"max_epochs": epochs, **share})
+    return {"max_epochs": epochs, **share}
 
 
 def configured(order: Order) -> RunConfig:
@@ -184,35 +131,54 @@ def configured(order: Order) -> RunConfig:
         return build.config(cfg).model_copy(update={"label": rows.folder(order.encoder)})
 
 
-def _resumable(config: RunConfig, folder: Path) -> RunConfig:
-    """The config to go on with an interrupted run in its folder, or to begin again where it left no checkpoint."""
-    if (folder / "checkpoints" / "last.ckpt").exists():
-        return config.model_copy(update={"resume": str(folder)})
+def resumable(config: RunConfig, folder: Path) -> RunConfig:
+    """The config to go on with an interrupted run in its folder, or to begin again where it left no checkpoint.
+
+    A run goes on for as long as it was begun for, whatever the machine does now.
+
+    Raises:
+        RunFolderError: if the run there has another config.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists() or previous_generation(last).exists():
+        begun = started_with(folder).trainer
+        limits = {"max_epochs": begun.max_epochs, "limit_train_batches": begun.limit_train_batches}
+        return build.continued(config.model_copy(update={"trainer": config.trainer.model_copy(update=limits)}), folder)
     for left in folder.iterdir():
         if left.is_dir():
             shutil.rmtree(left)
-        elif left.name != ".lock":
+        elif left.name not in (".lock", KILLED):
             left.unlink()
     return config
 
 
-def step_seconds(config: RunConfig, data: build.Data, encoder: torch.nn.Module) -> tuple[float, float]:
+def step_seconds(config: RunConfig, data: build.Data, encoder: Encoder) -> tuple[float, float]:
     """Median time of forward, backward and update on a training batch, in seconds and in matmul units.
 
-    The unit is timed after every step, for other processes slow both down. The encoder is left as it was.
+    The unit is timed after every step, for other processes slow both down. In float32, uncompiled, on the device of the
+    trainer. The encoder is left as it was.
     """
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    task = build.task(config, encoder)  # type: ignore[arg-type]
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.0, weight_decay=0.0)
-    unit, times = one_unit(), []
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    task = build.task(config, encoder).to(device)
+    optimizer = task.optimizer(fused=True)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    unit, times = one_unit(device), []
     encoder.train()
     for batch in islice(repeated(data.train_dataloader()), 2 * TIMED_STEPS):
+        batch = batch.to(device)
+        wait()
         start = time.perf_counter()
         optimizer.zero_grad()
         task.loss(task.output(batch), batch).backward()
         optimizer.step()
+        wait()
         middle = time.perf_counter()
         unit()
+        wait()
         times.append((middle - start, (middle - start) / (time.perf_counter() - middle)))
     encoder.load_state_dict(before)
     seconds, units = zip(*times[TIMED_STEPS:], strict=True)
@@ -247,8 +213,9 @@ class Curves:
         """The last value, nan if there is none."""
         return next(reversed(self.values(key)), math.nan)
 
-    def seconds_to_95(self, result: Result) -> float:
-        """Training time until the validation metric first reached 95 % of its best."""
-        values, goal = self.values(f"val/{result.metric}"), 0.95 * result.val[result.metric]
-        reached = next((n for n, value in enumerate(values) if value >= goal), None)
+    def seconds_to_95(self, result: Result, mode: str = "max") -> float:
+        """Training time until the validation metric first was within 5 % of its best."""
+        values, best = self.values(f"val/{result.metric}"), result.val[result.metric]
+        near = (lambda value: value >= 0.95 * best) if mode == "max" else (lambda value: value <= 1.05 * best)
+        reached = next((n for n, value in enumerate(values) if near(value)), None)
         return math.nan if reached is None else (reached + 1) * result.seconds / len(values)

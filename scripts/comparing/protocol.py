@@ -6,22 +6,23 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from comparing.one_run import Outcome
+from comparing.outcome import Outcome
 from wsl.errors import UserError
-from wsl.run_folder import write_text
+from wsl.run_folder import ensure, write_text
 
 Protocol = Mapping[str, object]
 
 
-def keep_to(folder: Path, asked: Protocol) -> None:
-    """Write down the protocol of the runs in a folder, or hold what is asked for against the one they had.
+def keep_to(folder: Path, asked: Protocol, *, write: bool = True) -> None:
+    """Hold what is asked for against the protocol of the runs in a folder; write it down where there is none.
 
     Raises:
         UserError: if they differ, with every option that does.
     """
     path = folder / "protocol.json"
     if not path.exists():
-        write_text(path, json.dumps(asked, indent=1) + "\n")
+        if write:
+            write_text(ensure(folder) / path.name, json.dumps(asked, indent=1) + "\n")
         return
     had = json.loads(path.read_text())
     if other := [name for name in asked if had.get(name) != asked[name]]:

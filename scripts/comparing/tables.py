@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from comparing.one_run import Outcome
+from comparing.outcome import Outcome
 from wsl.results import mean_std
 
 #: of a dotted key in front of "=", all but its last name
@@ -56,8 +56,8 @@ def ordered(found: Mapping[str, Sequence[Outcome]]) -> list[tuple[str, Sequence[
     """Best test metric first, refusals last."""
 
     def key(item: tuple[str, Sequence[Outcome]]) -> float:
-        values = tests(item[1])
-        return -statistics.fmean(values) if values else math.inf
+        signed = [o.signed(o.result.test[o.result.metric]) for o in item[1] if o.result is not None]
+        return -statistics.fmean(signed) if signed else math.inf
 
     return sorted(found.items(), key=key)
 
@@ -75,22 +75,23 @@ def rows(found: Mapping[str, Sequence[Outcome]], rates: Mapping[str, float]) -> 
             out.append((name, outcomes[0].why_not, *[""] * (len(COLUMNS) - 2)))
             continue
         metric = results[0].metric
-        last = outcomes[-1]
+        trained = [o for o in outcomes if o.result is not None]
+        stopped = len(outcomes) - len(trained)
         out.append(
             (
                 name,
                 mean_std(tests(outcomes)),
-                str(len(results)),
+                f"{len(results)}, {stopped} stopped" if stopped else str(len(results)),
                 mean_std([r.val[metric] for r in results]),
                 f"{rates[name]:g}",
-                " / ".join(_mean(losses, 3) for losses in zip(*(o.losses for o in outcomes if o.result), strict=True)),
+                " / ".join(_mean(losses, 3) for losses in zip(*(o.losses for o in trained), strict=True)),
                 f"{results[0].parameters:,}",
                 "–".join(str(n) for n in sorted({min(r.epochs for r in results), max(r.epochs for r in results)})),
-                _middle([o.step_units for o in outcomes], 1),
-                _middle([o.peak_mib for o in outcomes], 0),
-                _mean([o.to_95 for o in outcomes], 0),
+                _middle([o.step_units for o in trained], 1),
+                _middle([o.peak_mib for o in trained], 0),
+                _mean([o.to_95 for o in trained], 0),
                 _mean([r.seconds for r in results], 0),
-                ", ".join(last.symmetries) or "none",
+                ", ".join(trained[0].symmetries) or "none",
             )
         )
     return out
@@ -137,8 +138,9 @@ def comma_separated(columns: Sequence[str], table: Sequence[Sequence[str]]) -> s
 
 
 def figure(found: Mapping[str, Sequence[Outcome]], title: str, path: Path) -> None:
-    """Test metric of each encoder against the cost of a training step, seeds as bars."""
-    shown = [(name, outcomes) for name, outcomes in ordered(found) if tests(outcomes)]
+    """Test metric of each encoder against the cost of a training step, seeds as bars; of those whose cost is known."""
+    shown = [(name, [o for o in ended if not math.isnan(o.step_units)]) for name, ended in ordered(found)]
+    shown = [(name, outcomes) for name, outcomes in shown if outcomes]
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots()
     cost = {name: statistics.median(o.step_units for o in outcomes) for name, outcomes in shown}

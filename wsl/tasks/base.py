@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.utilities.distributed import gather_all_tensors
 
@@ -147,9 +148,13 @@ class Task(pl.LightningModule):
         self.log_dict(metrics, prog_bar=split == "val")
         return rows
 
+    def optimizer(self, *, fused: bool) -> Optimizer:
+        """A new optimiser of the encoder, in one kernel for all parameters if ``fused``."""
+        return self._make_optimizer(self.encoder.parameters(), fused)
+
     def configure_optimizers(self) -> Any:
-        fused = "mixed" not in self.trainer.precision  # a fused one unscales gradients itself: none can be clipped then
-        optimizer = self._make_optimizer(self.encoder.parameters(), fused)
+        # a fused one unscales gradients itself: none can be clipped then
+        optimizer = self.optimizer(fused="mixed" not in self.trainer.precision)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = self._make_scheduler(optimizer, steps, self.monitor, self.mode)
         if "monitor" in schedule:  # stepped by epochs that have a validation
