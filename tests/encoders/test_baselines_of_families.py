@@ -14,8 +14,9 @@ from wsl.encoders.statnn import STATISTICS, StatNN, statistics
 from wsl.execute import execute
 from wsl.mixed_symmetry import act_mixed, draw_mixed
 from wsl.nn.places import slot_names, slots_of
+from wsl.nn.probes import ProbeFeatures
 from wsl.nn.tensor_statistics import TensorStatistics
-from wsl.spec import WeightSpec
+from wsl.spec import SpecError, WeightSpec
 from wsl.spec.family import SpecFamily
 
 ALIKE = (cnn_spec("relu"), cnn_spec("tanh"))
@@ -139,3 +140,8 @@ def test_probes_learn_from_every_architecture() -> None:
 def test_probes_refuse_networks_that_do_not_answer_alike(specs: tuple[WeightSpec, ...], reason: str) -> None:
     with pytest.raises(UnsupportedSpecError, match=reason):
         probing(specs)
+
+
+def test_probe_features_of_blocks_are_of_vectors() -> None:
+    with pytest.raises(SpecError, match="edge lists run those of images"):
+        ProbeFeatures(cnn_spec(), probes=4, width=8)

@@ -159,3 +159,17 @@ def bag_of_words_graph() -> NodeGraph:
     x = x * (torch.rand(30, 40, generator=generator) < 0.08)
     edges = torch.randint(30, (2, 90), generator=generator)
     return NodeGraph(x, torch.cat([edges, edges.flip(0)], 1).unique(dim=1), torch.zeros(30, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("read_sparse", [False, True])
+@pytest.mark.parametrize("encoder", [GCN, SAGE, GIN, GCNII])
+def test_half_precision_sums_over_neighbours_in_single(encoder: Callable[..., Any], read_sparse: bool) -> None:
+    graph = bag_of_words_graph()
+    batch = NodeBatch(NodeGraph(graph.x.float(), graph.edge_index, graph.y), torch.arange(30))
+    built = encoder(NodeGraphSpec(40), 3, hidden=8, dropout=0.0, read_sparse=read_sparse)
+    expected = built(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = built(batch)
+    found.float().square().sum().backward()
+    assert (found - expected).abs().max() < 0.03 * expected.abs().max()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in built.parameters())

@@ -37,7 +37,10 @@ class ProbeFeatures(nn.Module):
 
     def __init__(self, spec: WeightSpec, probes: int, width: int) -> None:
         super().__init__()
-        self.probes = nn.Parameter(torch.empty(probes, *input_shape((spec,))).uniform_(-1, 1))
+        shape = input_shape((spec,))
+        if len(shape) != 1:
+            raise SpecError("probe features of blocks need networks that read vectors; edge lists run those of images")
+        self.probes = nn.Parameter(torch.empty(probes, *shape).uniform_(-1, 1))
         check_runs((spec,), self.probes[:1].detach())
         self.embed = nn.ModuleList(
             nn.Sequential(nn.Linear(probes, width), nn.LayerNorm(width)) for _ in range(len(spec.groups))

@@ -32,11 +32,14 @@ def message_scores(weight: Tensor, source: Tensor, features: Tensor) -> EdgeScor
     return EdgeScores(value, value.mean())
 
 
-def source_scores(source: Tensor, features: Tensor) -> EdgeScores:
+def source_scores(source: Tensor, norms: Tensor) -> EdgeScores:
     """GraphSAGE and GIN: ‖h_src‖ against its mean over the edges. It depends on the source only: whole nodes fall
     silent.
+
+    Args:
+        source: ``[E]``. norms: ‖h_i‖ ``[N]``.
     """
-    value = features.norm(dim=1)[source]
+    value = norms[source]
     return EdgeScores(value, value.mean())
 
 

@@ -74,7 +74,7 @@ class EdgeSet:
 
     def propagate(self, x: Tensor) -> Tensor:
         """Σ_e weight_e x_source(e) for each receiver: ``[N, C]`` → ``[N, C]``, one CSR product each way."""
-        return product(x, *self.matrices(x.dtype))
+        return product(x, *self.matrices(torch.promote_types(x.dtype, torch.float32)))
 
     def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The weighted adjacency ``[N, N]`` (rows are receivers) and its transpose, CSR; made once."""
@@ -106,8 +106,12 @@ class _Product(torch.autograd.Function):
 
 
 def product(x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
-    """A x ``[M, C]`` of a CSR matrix ``[M, N]`` and its transpose, differentiable in x ``[N, C]``."""
-    return _Product.apply(x, matrix, transposed)
+    """A x ``[M, C]`` of a CSR matrix ``[M, N]`` and its transpose, differentiable in x ``[N, C]``.
+
+    In the precision of the matrix also where autocast asks for another: sparse products of bfloat16 do not run on CPUs.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return _Product.apply(x.to(matrix.dtype), matrix, transposed)
 
 
 def csr(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:

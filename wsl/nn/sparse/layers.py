@@ -70,6 +70,11 @@ def transform_first(lin: SparseLinear, sieve: EdgeSieve) -> bool:
     return lin.out_features < lin.in_features and not lin.judging and sieve.errors is None
 
 
+def row_norms(x: Features) -> Tensor:
+    """‖x_i‖ ``[N]``."""
+    return x.norm(dim=1) if isinstance(x, Tensor) else x.row_norms
+
+
 def dense(x: Features) -> Tensor:
     """The features with their zeros."""
     return x if isinstance(x, Tensor) else x.dense()
@@ -119,7 +124,7 @@ class SAGELayer(SparseConv):
         self.propagated = min(in_features, out_features)
 
     def forward(self, x: Features, edges: EdgeSet) -> tuple[Tensor, EdgeSet]:
-        kept = self.sieve(edges, lambda: source_scores(edges.source, dense(x)))
+        kept = self.sieve(edges, lambda: source_scores(edges.source, row_norms(x)))
         if transform_first(self.lin_l, self.sieve):
             around = self.sieve.propagate(edges, kept, self.lin_l(x, with_bias=False)) + self.lin_l.bias
         else:
@@ -148,7 +153,7 @@ class GINLayer(SparseConv):
         self.propagated = min(in_features, out_features)
 
     def forward(self, x: Features, edges: EdgeSet) -> tuple[Tensor, EdgeSet]:
-        kept = self.sieve(edges, lambda: source_scores(edges.source, dense(x)))
+        kept = self.sieve(edges, lambda: source_scores(edges.source, row_norms(x)))
         if transform_first(self.first, self.sieve):
             inner = self._summed(self.first(x, with_bias=False), edges, kept) + self.first.bias
         else:

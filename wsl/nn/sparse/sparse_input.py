@@ -108,8 +108,15 @@ class SparseInput:
     @cached_property
     def column_norms(self) -> Tensor:
         """‖X_:j‖ ``[F]``."""
-        squares = self.value.new_zeros(self.shape[1])
-        return squares.index_add_(0, self.column, self.value**2).sqrt()
+        return self._norms(self.column, self.shape[1])
+
+    @cached_property
+    def row_norms(self) -> Tensor:
+        """‖X_i:‖ ``[N]``."""
+        return self._norms(self.row, self.shape[0])
+
+    def _norms(self, place: Tensor, size: int) -> Tensor:
+        return self.value.new_zeros(size).index_add_(0, place, self.value**2).sqrt()
 
 
 SPARSE = 1 / 8
