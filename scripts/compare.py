@@ -27,7 +27,7 @@ from comparing import protocol, rows, tables  # noqa: E402
 from comparing.comparison import Comparison  # noqa: E402
 from comparing.one_run import ROOT, end_with_parent, outcome_of  # noqa: E402
 from comparing.outcome import KILLED, Order, Outcome, outcome_if_known  # noqa: E402
-from rich.table import Table  # noqa: E402
+from rich.table import Column, Table  # noqa: E402
 
 from wsl.command_line import plain_errors, refuse_unknown_keys, with_overrides  # noqa: E402
 from wsl.errors import UserError  # noqa: E402
@@ -136,7 +136,7 @@ def main(given: Sequence[str] | None = None) -> int:
     table = tables.rows(found, rates)
     threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
     title = f"{args.zoo}: at most {args.epochs} epochs or {args.budget:g} minutes a run, {threads}"
-    shown = Table(*tables.COLUMNS, title=title, title_justify="left")
+    shown = Table(Column(tables.COLUMNS[0], overflow="fold"), *tables.COLUMNS[1:], title=title, title_justify="left")
     for row in table:
         shown.add_row(*row)
     screen.width = max(screen.width, 200)

@@ -22,6 +22,7 @@ INRS = (
     "nfn_hnp_inr",
     "nft_small",
     "monomial",
+    "monomial encoder.paths=8",
     "monomial_sign_small",
     "scale_gmn_small",
     "scale_gmn_small encoder.bidirectional=true",
