@@ -141,20 +141,19 @@ def figure(found: Mapping[str, Sequence[Outcome]], title: str, path: Path) -> No
     """Test metric of each encoder against the cost of a training step, seeds as bars; of those whose cost is known."""
     shown = [(name, [o for o in ended if not math.isnan(o.step_units)]) for name, ended in ordered(found)]
     shown = [(name, outcomes) for name, outcomes in shown if outcomes]
-    figure = Figure(figsize=(10, 6), layout="constrained")
+    figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.subplots()
-    cost = {name: statistics.median(o.step_units for o in outcomes) for name, outcomes in shown}
-    middle = math.sqrt(min(cost.values(), default=1.0) * max(cost.values(), default=1.0))
-    for name, outcomes in shown:
-        values = tests(outcomes)
+    for number, (name, outcomes) in enumerate(shown, 1):  # names beside each other would cover each other
+        values, cost = tests(outcomes), statistics.median(o.step_units for o in outcomes)
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        y = statistics.fmean(values)
-        axes.errorbar(cost[name], y, yerr=spread, fmt="o", capsize=3)
-        left = cost[name] > middle  # names stay inside
-        place = {"xytext": (-6 if left else 6, 4), "ha": "right" if left else "left"}
-        axes.annotate(LAST_OF_KEY.sub("", name), (cost[name], y), textcoords="offset points", fontsize=8, **place)
+        place = cost, statistics.fmean(values)
+        label = f"{number}  {LAST_OF_KEY.sub('', name)}"
+        axes.errorbar(*place, yerr=spread, fmt="o", capsize=3, label=label)
+        axes.annotate(str(number), place, xytext=(5, 3), textcoords="offset points", fontsize=8)
     metric = shown[0][1][0].result.metric if shown and shown[0][1][0].result else ""
     axes.set(xscale="log", xlabel="training step, matmul units", ylabel=f"test {metric}", title=title)
     axes.grid(alpha=0.3)
+    if shown:
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
