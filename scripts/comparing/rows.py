@@ -73,7 +73,7 @@ NODES = (
 )
 #: the same with thousands of features, of which nearly all are zero
 WORDS = tuple(
-    row.replace(name, f"{name} encoder.read_sparse=true", 1) if name in ("gcn", "sage", "gin", "gcnii") else row
+    row.replace(name, f"{name} encoder.read_sparse=true", 1) if name not in ("sgc", "appnp", "heat") else row
     for row, name in ((row, row.partition(" ")[0]) for row in NODES)
 )
 GRAPHS = ("amazon", "citeseer", "coauthor", "cora", "digits_graph", "pubmed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ ENCODERS: dict[str, Callable[[], NodeEncoder]] = {
     "gatv2_plus": lambda: GATv2Node(SPEC, 3, hidden=8, heads=2, layers=3, score="softplus", direct="theta_n"),
     "gatv2_shared": lambda: GATv2Node(SPEC, 3, hidden=8, heads=2, share_weights=True, init="balanced"),
 }
+SHARED, DIRECT = partial(GATv2Node, share_weights=True), partial(GATv2Node, direct="theta_n")
 EACH = pytest.mark.parametrize("name", ENCODERS)
 
 
@@ -124,7 +126,7 @@ def test_gradients_agree_with_finite_differences() -> None:
     assert torch.autograd.gradcheck(run, (batch.graph.x.requires_grad_(),), atol=1e-6)
 
 
-@pytest.mark.parametrize("encoder", [GCN, GCNII, SAGE, GIN])
+@pytest.mark.parametrize("encoder", [GCN, GCNII, SAGE, GIN, GAT, GATv2Node, SHARED, DIRECT])
 def test_features_read_by_their_entries_give_the_same(encoder: Callable[..., Any]) -> None:
     graph = bag_of_words_graph()
     torch.manual_seed(0)

@@ -357,6 +357,31 @@ def test_few_channels_travel_unless_what_travels_is_judged(kind: type[SAGE] | ty
     assert encoder.costs(wide)[0].channels == 3
 
 
+@pytest.mark.parametrize("absent", [False, True])
+def test_pruned_attention_reads_features_by_their_entries(absent: bool) -> None:
+    """GATv2 while it chooses, frozen, and in evaluation: outputs and gradients are those of dense features."""
+    outputs, gradients = [], []
+    for read_sparse in (False, True):
+        torch.manual_seed(3)
+        given = batch()
+        options = {"hidden": 8, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0, "read_sparse": read_sparse}
+        encoder = GATv2Node(SPEC, 3, **options).double().train()
+        dials = Dials(encoder)
+        for dial in (*dials.weights, *dials.edges):
+            dial.sparsity = 0.4
+        for sieve in dials.edges:
+            sieve.renormalize = absent
+        dials.prune(edges=True, weights=True)
+        found = [encoder(given)]
+        dials.prune(edges=False, weights=False)
+        found += [encoder(given), encoder.eval()(given)]
+        sum(out.square().sum() for out in found).backward()
+        outputs.append(torch.stack(found))
+        gradients.append([p.grad for p in encoder.parameters()])
+    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
 # -- dead channels ---------------------------------------------------------------------------------------------------
 
 

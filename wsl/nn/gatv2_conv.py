@@ -18,6 +18,8 @@ from wsl.nn.gatv2.problem import Form
 from wsl.nn.gatv2.scores import LeakyReLUScore, SoftplusScore
 from wsl.nn.gatv2.topology import Loops, topology
 from wsl.nn.gatv2_function import Plan, Probe, gatv2
+from wsl.nn.sparse.linear import apply_linear
+from wsl.nn.sparse.sparse_input import SparseInput
 
 SMALL = 2**23
 """E·H·C up to which a compiled layer runs as CSR: fewer calls count for more than temporaries that fit the cache."""
@@ -53,9 +55,9 @@ class GATv2Conv(nn.Module):
         compiled: fuse the passes over edges with ``torch.compile`` (seconds at the first call; needs a C++ compiler).
 
     Shapes:
-        x ``[N, F]`` or ``([N_s, F_s], [N_t, F_t])``; edge_index ``[2, E]``, an :class:`EdgeGraph`, or a
-        :class:`BlockGraph` whose networks follow each other in x and edge_attr; edge_attr ``[E, D]``, ``[E]`` if D = 1;
-        output ``[N_t, H·C]``, ``[N_t, C]`` without concat.
+        x ``[N, F]``, also as :class:`SparseInput`, or ``([N_s, F_s], [N_t, F_t])``; edge_index ``[2, E]``, an
+        :class:`EdgeGraph`, or a :class:`BlockGraph` whose networks follow each other in x and edge_attr; edge_attr
+        ``[E, D]``, ``[E]`` if D = 1; output ``[N_t, H·C]``, ``[N_t, C]`` without concat.
     """
 
     def __init__(
@@ -123,7 +125,7 @@ class GATv2Conv(nn.Module):
     @torch.compiler.disable  # a compiled model runs the layer as it is, between its own parts
     def forward(
         self,
-        x: Tensor | tuple[Tensor, Tensor],
+        x: Tensor | SparseInput | tuple[Tensor, Tensor],
         edge_index: Tensor | EdgeGraph | BlockGraph,
         edge_attr: Tensor | None = None,
         return_attention_weights: bool | None = None,
@@ -136,8 +138,15 @@ class GATv2Conv(nn.Module):
         Raises:
             ValueError: if edge features are given or missing against ``edge_dim``, or have another shape.
         """
-        x_source, x_target = x if isinstance(x, (tuple, list)) else (x, None)
-        self._materialise(x_source, x_target)
+        direct = self.res if self.lin_n is None else self.lin_n
+        if isinstance(x, SparseInput) and direct is not None:
+            x = x.dense()  # which reads the features themselves
+        mapped = isinstance(x, SparseInput)
+        if isinstance(x, SparseInput):
+            x_source, x_target = self._mapped(x)
+        else:
+            x_source, x_target = x if isinstance(x, (tuple, list)) else (x, None)
+            self._materialise(x_source, x_target)
         edge_attr = self._checked(edge_attr)
         num_targets = len(x_source if x_target is None else x_target)
         if isinstance(edge_index, Tensor):
@@ -148,15 +157,15 @@ class GATv2Conv(nn.Module):
         else:
             form = self._prepared(edge_index, x_source, num_targets, edge_attr)
             used = None
-        direct = self.res if self.lin_n is None else self.lin_n
+        left, right = (_identity(x_source),) * 2 if mapped else (self.lin_l.weight, self.lin_r.weight)
         inputs = Inputs(
             x_source,
-            self.lin_l.weight,
+            left,
             self.att.squeeze(0),
             x_target=x_target,
-            bias_l=self.lin_l.bias,
-            weight_r=None if self.share_weights else self.lin_r.weight,
-            bias_r=None if self.share_weights else self.lin_r.bias,
+            bias_l=None if mapped else self.lin_l.bias,
+            weight_r=None if self.share_weights else right,
+            bias_r=None if mapped or self.share_weights else self.lin_r.bias,
             edge_attr=edge_attr,
             weight_edge=None if self.lin_edge is None else self.lin_edge.weight,
             weight_direct=None if direct is None else direct.weight,
@@ -166,6 +175,11 @@ class GATv2Conv(nn.Module):
         if not return_attention_weights:
             return y
         return y, (form.sorted_edges(alpha.device).edge_index() if used is None else used, form.to_caller(alpha))
+
+    def _mapped(self, x: SparseInput) -> tuple[Tensor, Tensor | None]:
+        """xl, and xr unless the map is shared: W costs what is not zero, the identity in its place next to nothing."""
+        source = apply_linear(x, self.lin_l.weight, self.lin_l.bias)
+        return source, None if self.share_weights else apply_linear(x, self.lin_r.weight, self.lin_r.bias)
 
     def _form(self, graph: EdgeGraph, x_source: Tensor) -> Form:
         deterministic = x_source.device.type != "cpu" and torch.are_deterministic_algorithms_enabled()
@@ -223,6 +237,10 @@ class GATv2Conv(nn.Module):
 
 def _linear(in_features: int, out_features: int, bias: bool) -> nn.Linear:
     return nn.LazyLinear(out_features, bias) if in_features == -1 else nn.Linear(in_features, out_features, bias)
+
+
+def _identity(x: Tensor) -> Tensor:
+    return torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
 
 
 def _reset_linear(linear: nn.Linear) -> None:

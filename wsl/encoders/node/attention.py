@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from wsl.encoders.attention_options import initialise_balanced, per_head
 from wsl.encoders.node.base import Activation, NodeEncoder, widths
@@ -15,6 +16,8 @@ from wsl.graphs.node_graph import NodeBatch, NodeGraph, NodeGraphSpec
 from wsl.nn.gatv2_conv import GATv2Conv
 from wsl.nn.sparse.attention import AttentionSieve
 from wsl.nn.sparse.edge_set import EdgeSet, edge_set
+from wsl.nn.sparse.linear import apply_linear
+from wsl.nn.sparse.sparse_input import sparse_input
 from wsl.ranges import PositiveInt, Rate
 from wsl.sparsity.macs import LayerCost
 
@@ -33,6 +36,7 @@ class GAT(NodeEncoder):
         activation: between layers.
         dropout: rate on the input of every layer, in training.
         attention_dropout: rate on attention weights, in training.
+        read_sparse: take the features by their non-zero entries: the same function, faster on bags of words.
 
     Raises:
         AttentionOptionError: if ``heads`` does not divide ``hidden``.
@@ -49,12 +53,24 @@ class GAT(NodeEncoder):
         activation: Activation = "elu",
         dropout: Rate = 0.6,
         attention_dropout: Rate = 0.6,
+        read_sparse: bool = False,
     ) -> None:
         stack = [
             geometric("nn").GATConv(source, target, heads, concat=concat, dropout=attention_dropout)
             for source, target, concat in _head_widths(widths(spec, out_features, hidden, layers), heads)
         ]
         super().__init__(spec, out_features, stack, activation, dropout)
+        self.read_sparse = read_sparse
+
+    def first_layer(self, batch: NodeBatch) -> Tensor:
+        if not self.read_sparse:
+            return super().first_layer(batch)
+        first = self.layers[0]
+        x = sparse_input(batch.graph.x).dropout(self.dropout.p, self.training)
+        mapped = apply_linear(x, first.get_parameter("lin.weight"), None)  # so an identity in its place
+        weights = {"lin.weight": torch.eye(mapped.shape[1], dtype=mapped.dtype, device=mapped.device)}
+        out: Tensor = functional_call(first, weights, (mapped, batch.graph.edge_index))
+        return out
 
 
 class GATv2Node(Sparsifiable):
@@ -76,6 +92,7 @@ class GATv2Node(Sparsifiable):
         init: "glorot", or "balanced" (:func:`wsl.nn.gatv2.balance.balance_`), which deep stacks need.
         norm: "batch": batch normalisation between layers (momentum 0.9).
         input_dropout: whether dropout falls on the first layer's input too.
+        read_sparse: take the features by their non-zero entries: the same function, faster on bags of words.
 
     Raises:
         AttentionOptionError: if ``heads`` does not divide ``hidden``, or there is no balanced initialisation.
@@ -98,6 +115,7 @@ class GATv2Node(Sparsifiable):
         init: Literal["glorot", "balanced"] = "glorot",
         norm: Literal["none", "batch"] = "none",
         input_dropout: bool = True,
+        read_sparse: bool = False,
     ) -> None:
         stack = [
             GATv2Conv(
@@ -115,7 +133,7 @@ class GATv2Node(Sparsifiable):
         if init == "balanced":
             initialise_balanced(stack)
         inner = [hidden] * (layers - 1)
-        super().__init__(spec, out_features, stack, activation, dropout, norm, input_dropout, False, inner)
+        super().__init__(spec, out_features, stack, activation, dropout, norm, input_dropout, read_sparse, inner)
         self.pruners = nn.ModuleList(AttentionSieve() for _ in stack)
 
     def forward(self, batch: NodeBatch) -> Tensor:  # type: ignore[override]

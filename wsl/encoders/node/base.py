@@ -52,12 +52,16 @@ class NodeEncoder(Encoder):
     def forward(self, batch: NodeBatch) -> Tensor:  # type: ignore[override]
         if batch.spec != self.spec:
             raise ValueError(f"this encoder was built for {self.spec}, the batch holds {batch.spec}")
-        x = dropout_of_features(batch.graph.x, self.dropout.p, self.training)
-        for number, layer in enumerate(self.layers):
-            x = layer(x, batch.graph.edge_index)
-            if number < len(self.layers) - 1:
-                x = self.dropout(ACTIVATIONS[self.activation](x))
+        x = self.first_layer(batch)
+        for layer in self.layers[1:]:
+            x = layer(self.dropout(ACTIVATIONS[self.activation](x)), batch.graph.edge_index)
         return x
+
+    def first_layer(self, batch: NodeBatch) -> Tensor:
+        """What the first layer makes of the features."""
+        x = dropout_of_features(batch.graph.x, self.dropout.p, self.training)
+        out: Tensor = self.layers[0](x, batch.graph.edge_index)
+        return out
 
     def rows(self, batch: NodeBatch) -> Tensor:
         """Outputs ``[R, out_features]`` of the batch's own nodes."""

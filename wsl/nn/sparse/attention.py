@@ -92,8 +92,6 @@ class AttentionSieve(nn.Module):
         weights = {"lin_l.weight": left} | ({} if layer.share_weights else {"lin_r.weight": right})
         loops, layer.add_self_loops = layer.add_self_loops, False  # the edges have them
         try:
-            if isinstance(x, SparseInput):
-                x = x.dense()
             out: Tensor = functional_call(layer, weights, (x, self._graph[1]), tie_weights=True)
         finally:
             layer.add_self_loops = loops
