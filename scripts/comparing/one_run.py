@@ -88,7 +88,7 @@ def measured(order: Order, config: RunConfig, data: build.Data, encoder: Encoder
     """What training the encoder and testing it once finds, and what it takes."""
     step, units = step_seconds(config, data, encoder)
     limits = within_budget(order, step, len(data.train_dataloader()))
-    config = resumable(config.model_copy(update={"trainer": config.trainer.model_copy(update=limits)}), order.folder)
+    config = resumable(with_limits(config, limits), order.folder)
     symmetries, mode = tuple(sorted(encoder.symmetries)), TASKS[config.task.name].mode
     del data, encoder  # the run makes its own
     try:
@@ -122,6 +122,11 @@ def within_budget(order: Order, step: float, batches: int) -> dict[str, int]:
     return {"max_epochs": epochs, **share}
 
 
+def with_limits(config: RunConfig, limits: Mapping[str, float]) -> RunConfig:
+    """The config with other options of the trainer."""
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update=dict(limits))})
+
+
 def configured(order: Order) -> RunConfig:
     """The config of a run: that of ``train.py`` with these overrides."""
     encoder, *own = order.encoder.split()
@@ -143,7 +148,7 @@ def resumable(config: RunConfig, folder: Path) -> RunConfig:
     if last.exists() or previous_generation(last).exists():
         begun = started_with(folder).trainer
         limits = {"max_epochs": begun.max_epochs, "limit_train_batches": begun.limit_train_batches}
-        return build.continued(config.model_copy(update={"trainer": config.trainer.model_copy(update=limits)}), folder)
+        return build.continued(with_limits(config, limits), folder)
     for left in folder.iterdir():
         if left.is_dir():
             shutil.rmtree(left)

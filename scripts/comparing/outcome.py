@@ -73,9 +73,14 @@ class Outcome:
     @property
     def validated(self) -> float:
         """The metric on validation that chose the checkpoint, so signed that more is better; without a result −∞."""
-        return -math.inf if self.result is None else self.signed(self.result.val[self.result.metric])
+        return -math.inf if self.result is None else self._signed(self.result.val[self.result.metric])
 
-    def signed(self, value: float) -> float:
+    @property
+    def tested(self) -> float:
+        """Likewise on the test split."""
+        return -math.inf if self.result is None else self._signed(self.result.test[self.result.metric])
+
+    def _signed(self, value: float) -> float:
         return value if self.mode == "max" else -value
 
     @property

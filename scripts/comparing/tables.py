@@ -56,8 +56,8 @@ def ordered(found: Mapping[str, Sequence[Outcome]]) -> list[tuple[str, Sequence[
     """Best test metric first, refusals last."""
 
     def key(item: tuple[str, Sequence[Outcome]]) -> float:
-        signed = [o.signed(o.result.test[o.result.metric]) for o in item[1] if o.result is not None]
-        return -statistics.fmean(signed) if signed else math.inf
+        values = [o.tested for o in item[1] if o.result is not None]
+        return -statistics.fmean(values) if values else math.inf
 
     return sorted(found.items(), key=key)
 
@@ -70,12 +70,12 @@ def rows(found: Mapping[str, Sequence[Outcome]], rates: Mapping[str, float]) -> 
     """One row per encoder, in the order of :data:`COLUMNS`."""
     out = []
     for name, outcomes in ordered(found):
-        results = [o.result for o in outcomes if o.result is not None]
+        trained = [o for o in outcomes if o.result is not None]
+        results = [o.result for o in trained if o.result is not None]
         if not results:
             out.append((name, outcomes[0].why_not, *[""] * (len(COLUMNS) - 2)))
             continue
         metric = results[0].metric
-        trained = [o for o in outcomes if o.result is not None]
         stopped = len(outcomes) - len(trained)
         out.append(
             (

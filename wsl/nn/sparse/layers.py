@@ -7,6 +7,7 @@ it kept itself, so that a pruned edge stays pruned in all later layers. What a p
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -61,23 +62,21 @@ def linear_cost(layer: nn.Module, given: EdgeSet, propagated: int, sieve: EdgeSi
     )
 
 
-def transform_first(lin: SparseLinear, sieve: EdgeSieve) -> bool:
-    """Whether (A x) Wᵀ is made as A (x Wᵀ): fewer channels travel then.
+def map_of_sums(lin: SparseLinear, sieve: EdgeSieve, x: Features, sums: Callable[[Tensor], Tensor]) -> Tensor:
+    """``lin`` of the ``sums`` over neighbours of x, as (A x) Wᵀ + b or, if W makes fewer channels travel, A (x Wᵀ) + b.
 
-    Not while the entries of W are judged by A x, which Unifews' rule for propagate-then-transform layers asks for, nor
-    while the error of propagating x is measured.
+    The former while the entries of W are judged by A x, which Unifews' rule for propagate-then-transform layers asks
+    for, and while the error of propagating x is measured.
     """
-    return lin.out_features < lin.in_features and not lin.judging and sieve.errors is None
+    if lin.out_features < lin.in_features and not lin.judging and sieve.errors is None:
+        return sums(lin(x, with_bias=False)) + lin.bias
+    out: Tensor = lin(sums(x if isinstance(x, Tensor) else x.dense()))
+    return out
 
 
 def row_norms(x: Features) -> Tensor:
     """‖x_i‖ ``[N]``."""
     return x.norm(dim=1) if isinstance(x, Tensor) else x.row_norms
-
-
-def dense(x: Features) -> Tensor:
-    """The features with their zeros."""
-    return x if isinstance(x, Tensor) else x.dense()
 
 
 class GCNLayer(SparseConv):
@@ -107,7 +106,7 @@ class GCNLayer(SparseConv):
 
 
 class SAGELayer(SparseConv):
-    """y_i = W_l mean_j x_j + b + W_r x_i, in the order of :func:`transform_first`.
+    """y_i = W_l mean_j x_j + b + W_r x_i, in the order of :func:`map_of_sums`.
 
     Score ‖x_j‖, so whole sources go. A pruned message is 0 and the mean still divides by all edges; where the sieve
     renormalises, the edge is absent and the mean is over what is left. W_l is judged by the aggregated values.
@@ -125,17 +124,13 @@ class SAGELayer(SparseConv):
 
     def forward(self, x: Features, edges: EdgeSet) -> tuple[Tensor, EdgeSet]:
         kept = self.sieve(edges, lambda: source_scores(edges.source, row_norms(x)))
-        if transform_first(self.lin_l, self.sieve):
-            around = self.sieve.propagate(edges, kept, self.lin_l(x, with_bias=False)) + self.lin_l.bias
-        else:
-            x = dense(x)
-            around = self.lin_l(self.sieve.propagate(edges, kept, x))
+        around = map_of_sums(self.lin_l, self.sieve, x, lambda h: self.sieve.propagate(edges, kept, h))
         out: Tensor = around + self.lin_r(x)
         return out, kept
 
 
 class GINLayer(SparseConv):
-    """y_i = W_2 relu(W_1 ((1 + ε) x_i + Σ_j x_j) + b_1) + b_2, ε learned, in the order of :func:`transform_first`.
+    """y_i = W_2 relu(W_1 ((1 + ε) x_i + Σ_j x_j) + b_1) + b_2, ε learned, in the order of :func:`map_of_sums`.
 
     The paper has none: the score is GraphSAGE's, ‖x_j‖, and each map follows the column-norm rule on its own input. In
     a sum, a pruned edge that is 0 and one that is absent are the same.
@@ -154,15 +149,12 @@ class GINLayer(SparseConv):
 
     def forward(self, x: Features, edges: EdgeSet) -> tuple[Tensor, EdgeSet]:
         kept = self.sieve(edges, lambda: source_scores(edges.source, row_norms(x)))
-        if transform_first(self.first, self.sieve):
-            inner = self._summed(self.first(x, with_bias=False), edges, kept) + self.first.bias
-        else:
-            inner = self.first(self._summed(dense(x), edges, kept))
-        out: Tensor = self.second(torch.relu(inner))
-        return out, kept
 
-    def _summed(self, x: Tensor, edges: EdgeSet, kept: EdgeSet) -> Tensor:
-        return (1 + self.epsilon) * x + self.sieve.propagate(edges, kept, x)
+        def sums(h: Tensor) -> Tensor:
+            return (1 + self.epsilon) * h + self.sieve.propagate(edges, kept, h)
+
+        out: Tensor = self.second(torch.relu(map_of_sums(self.first, self.sieve, x, sums)))
+        return out, kept
 
 
 class GCNIILayer(SparseConv):
