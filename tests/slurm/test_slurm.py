@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,14 +78,51 @@ def uninterrupted(cluster: Cluster, small_zoo: Path, tmp_path_factory: pytest.Te
     return run_folder(root)
 
 
-def begun(cluster: Cluster, root: Path, job: str) -> None:
-    """Wait until the job has trained for some epochs."""
+@contextlib.contextmanager
+def held(cluster: Cluster, root: Path, job: str) -> Iterator[list[int]]:
+    """The processes on the second node of a job that has trained for some epochs.
+
+    They are stopped, and the first node waits for them: on no machine does the job end before what is to happen to it.
+    """
 
     def trained() -> bool:
         found = list(root.glob("*/metrics.csv"))
         return bool(found) and len(found[0].read_text().splitlines()) > 60
 
     cluster.wait(trained, 120, f"job {job}")
+    tasks = processes(SLURM_JOB_ID=job, SLURMD_NODENAME="n2")
+    with stopped(tasks):
+        yield tasks
+
+
+@contextlib.contextmanager
+def stopped(tasks: list[int]) -> Iterator[None]:
+    assert tasks, "the job ended before it could be stopped"
+    try:
+        for task in tasks:
+            os.kill(task, signal.SIGSTOP)
+        deadline = time.monotonic() + 10
+        while not all(status(task)["State"].startswith("T") for task in tasks):  # each thread of theirs
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield
+    finally:
+        for task in tasks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(task, signal.SIGCONT)
+
+
+def told(task: int) -> bool:
+    """Whether a stopped process has been sent SIGUSR1; at a time limit Slurm makes it go on as well."""
+    try:
+        now = status(task)
+    except FileNotFoundError:
+        return True
+    return not now["State"].startswith("T") or bool(int(now["ShdPnd"], 16) >> (signal.SIGUSR1 - 1) & 1)
+
+
+def status(process: int) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in (Path("/proc") / str(process) / "status").read_text().splitlines())
 
 
 def test_two_nodes(uninterrupted: Path) -> None:
@@ -94,8 +132,9 @@ def test_two_nodes(uninterrupted: Path) -> None:
 
 def test_preempted_by_a_signal(cluster: Cluster, uninterrupted: Path, small_zoo: Path, tmp_path: Path) -> None:
     job = submit(cluster, *arguments(small_zoo, tmp_path))
-    begun(cluster, tmp_path, job)
-    cluster.run("scancel", "--signal=USR1", job)
+    with held(cluster, tmp_path, job) as tasks:
+        cluster.run("scancel", "--signal=USR1", job)
+        cluster.wait(lambda: all(told(task) for task in tasks), 60, "the signal")
     found = cluster.completed(job)
     said = log(cluster, job)
     assert found["JobState"] == "COMPLETED" and found["Restarts"] == "1", said
@@ -103,30 +142,27 @@ def test_preempted_by_a_signal(cluster: Cluster, uninterrupted: Path, small_zoo:
     same_run(uninterrupted, run_folder(tmp_path))
 
 
-def test_preempted_by_the_time_limit(cluster: Cluster, small_zoo: Path, tmp_path: Path) -> None:
-    """Two minutes, of which the last are after the signal, for a run of more; beside it the same without a limit."""
-    long = [*arguments(small_zoo, tmp_path / "part"), "trainer.max_epochs=300"]
-    long = [argument for argument in long if argument != f"trainer.max_epochs={EPOCHS}"]
-    job = submit(cluster, "--time=2", "--signal=USR1@55", *long)
-    whole = submit(cluster, *[a.replace(f"{tmp_path / 'part'}", f"{tmp_path / 'whole'}") for a in long])
+def test_preempted_by_the_time_limit(cluster: Cluster, uninterrupted: Path, small_zoo: Path, tmp_path: Path) -> None:
+    """Two minutes, of which the last are after the signal, for a run that would take more."""
+    job = submit(cluster, "--time=2", "--signal=USR1@55", *arguments(small_zoo, tmp_path))
+    with held(cluster, tmp_path, job) as tasks:
+        cluster.wait(lambda: all(told(task) for task in tasks), 120, "the signal before the limit")
     found = cluster.completed(job, seconds=500)
     said = log(cluster, job)
     assert found["JobState"] == "COMPLETED", said
     assert int(found["Restarts"]) >= 1 and "exit code 75" in said
-    assert cluster.completed(whole)["Restarts"] == "0"
-    same_run(run_folder(tmp_path / "whole"), run_folder(tmp_path / "part"))
+    same_run(uninterrupted, run_folder(tmp_path))
 
 
 def test_a_node_is_lost(cluster: Cluster, uninterrupted: Path, small_zoo: Path, tmp_path: Path) -> None:
     """The second node's daemon and its task die at once; Slurm itself requeues the job when it notices."""
     job = submit(cluster, *arguments(small_zoo, tmp_path))
-    begun(cluster, tmp_path, job)
-    tasks = tasks_of("n2", job)
-    cluster.daemons["n2"].kill()
-    cluster.daemons["n2"].wait()
-    for process in (*{parent(task) for task in tasks}, *tasks):  # the step's daemon first: it must not report
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+    with held(cluster, tmp_path, job) as tasks:
+        cluster.daemons["n2"].kill()
+        cluster.daemons["n2"].wait()
+        for process in (*{parent(task) for task in tasks}, *tasks):  # the step's daemon first: it must not report
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
     cluster.wait(lambda: int(cluster.job(job)["Restarts"]) > 0 or over(cluster, job), 90, "the lost node's job")
     cluster.begin("n2", "slurmd", "-D", "-N", "n2")
     cluster.wait(lambda: "down" not in "".join(cluster.states()), 60, "the node to come back")
@@ -139,15 +175,15 @@ def over(cluster: Cluster, job: str) -> bool:
     return cluster.job(job)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
-def tasks_of(node: str, job: str) -> list[int]:
-    """The processes of a job on a node that the step's daemon started."""
+def processes(**wanted: str) -> list[int]:
+    """Those with these environment variables that a step's daemon started."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             variables = dict(v.split("=", 1) for v in (process / "environ").read_text().split("\0") if "=" in v)
         except (OSError, UnicodeDecodeError):
             continue
-        if variables.get("SLURM_JOB_ID") == job and variables.get("SLURMD_NODENAME") == node:
+        if wanted.items() <= variables.items():
             found[int(process.name)] = parent(int(process.name))
     return [process for process, above in found.items() if above not in found]
 
@@ -166,7 +202,8 @@ def test_a_sweep_is_a_job_array(cluster: Cluster, small_zoo: Path, tmp_path: Pat
     )
     cluster.wait(lambda: len(list((tmp_path / "sweep").glob("1/metrics.csv"))) > 0, 300, "the sweep's second job")
     (array,) = set(cluster.run("squeue", "-h", "-o", "%F").split())
-    cluster.run("scancel", "--signal=USR1", f"{array}_1")
+    with stopped(processes(SLURM_ARRAY_JOB_ID=array, SLURM_ARRAY_TASK_ID="1")):
+        cluster.run("scancel", "--signal=USR1", f"{array}_1")
     try:
         said, _ = process.communicate(timeout=400)
     finally:
