@@ -143,7 +143,7 @@ def main(given: Sequence[str] | None = None) -> int:
     screen.print(shown)
     write_text(args.out / "table.md", tables.markdown(table))
     write_text(args.out / "table.csv", tables.comma_separated(tables.COLUMNS, table))
-    write_text(args.out / "runs.csv", tables.comma_separated(tables.RUN_COLUMNS, tables.runs(found, rates)))
+    write_text(args.out / "runs.csv", tables.comma_separated(tables.RUN_COLUMNS, tables.runs(wanted.found)))
     tables.figure(found, title, args.out / "comparison.png")
     screen.print(f"written: {args.out}/table.md, table.csv, runs.csv, comparison.png", markup=False, soft_wrap=True)
     return 0

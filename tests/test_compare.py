@@ -21,6 +21,7 @@ import pytest
 from comparisons import ROOT, order, result  # isort: skip (it finds the scripts)
 import compare
 from comparing import one_run, protocol, rows, tables
+from comparing.comparison import Run
 from comparing.one_run import outcome_of
 from comparing.outcome import Order, Outcome, outcome_if_known
 
@@ -254,13 +255,19 @@ def test_tables_and_figure(tmp_path: Path) -> None:
     lines = tables.markdown(table).splitlines()
     assert len(lines) == 5 and all(line.count("|") == len(tables.COLUMNS) + 1 for line in lines)
     assert tables.comma_separated(tables.COLUMNS, table).splitlines()[0].startswith("encoder,test,seeds")
-    each = tables.comma_separated(tables.RUN_COLUMNS, tables.runs(found, {"low": 1e-3, "high": 3e-3, "no": 1e-3}))
-    read = list(csv.DictReader(io.StringIO(each)))
-    assert [(r["encoder"], float(r["test"]), r["rate"]) for r in read] == [
-        ("high", 0.5, "0.003"), ("high", 0.7, "0.003"), ("low", 0.25, "0.001"),
-    ]  # fmt: skip
     tables.figure(found, "title", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_every_run_is_written_down_also_those_at_rates_that_were_not_chosen() -> None:
+    tried = {
+        Run("mlp", rate, seed): result("mlp", rate * 100, 0.5, seed) for seed, rate in ((1, 3e-3), (0, 3e-3), (0, 1e-3))
+    }
+    found = {run: Outcome(result=r) for run, r in tried.items()} | {Run("gat", 1e-3, 0): Outcome(refused="cannot")}
+    read = list(csv.DictReader(io.StringIO(tables.comma_separated(tables.RUN_COLUMNS, tables.runs(found)))))
+    assert [(r["encoder"], r["rate"], r["seed"], round(float(r["test"]), 6)) for r in read] == [
+        ("mlp", "0.001", "0", 0.1), ("mlp", "0.003", "0", 0.3), ("mlp", "0.003", "1", 0.3),
+    ]  # fmt: skip
 
 
 def test_overrides_may_stand_anywhere() -> None:

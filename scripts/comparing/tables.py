@@ -13,6 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from comparing.comparison import Run
 from comparing.outcome import Outcome
 from wsl.results import mean_std
 
@@ -97,19 +98,18 @@ def rows(found: Mapping[str, Sequence[Outcome]], rates: Mapping[str, float]) -> 
     return out
 
 
-def runs(found: Mapping[str, Sequence[Outcome]], rates: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """One row per run that has a result, in the order of :data:`RUN_COLUMNS`: what the table is the mean of."""
+def runs(found: Mapping[Run, Outcome]) -> list[tuple[str, ...]]:
+    """One row per run that has a result, also at rates that were not chosen, in the order of :data:`RUN_COLUMNS`."""
     return [
         (
-            name,
-            f"{rates[name]:g}",
+            run.encoder,
+            f"{run.rate:g}",
             *(str(value) for value in (r.seed, r.test[r.metric], r.val[r.metric], *o.losses, r.parameters)),
             *(str(value) for value in (r.epoch + 1, r.epochs)),
             *(f"{value:.4g}" for value in (o.step_units, o.peak_mib, o.to_95, r.seconds)),
             r.split,
         )
-        for name, outcomes in ordered(found)
-        for o in outcomes
+        for run, o in sorted(found.items(), key=lambda item: item[0])
         if (r := o.result) is not None
     ]
 
