@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from as_on_gpu import AsOnGPU
 from torch import Tensor
 
 from wsl.encoders.base import UnsupportedSpecError
@@ -164,14 +166,20 @@ def bag_of_words_graph() -> NodeGraph:
 
 
 @pytest.mark.parametrize("read_sparse", [False, True])
-@pytest.mark.parametrize("encoder", [GCN, SAGE, GIN, GCNII])
-def test_half_precision_sums_over_neighbours_in_single(encoder: Callable[..., Any], read_sparse: bool) -> None:
+@pytest.mark.parametrize(
+    "encoder", [GCN, SAGE, GIN, GCNII, *(partial(e, attention_dropout=0.0) for e in (GAT, GATv2Node))]
+)
+@pytest.mark.parametrize("rules", [nullcontext, AsOnGPU])
+def test_half_precision_sums_over_neighbours_in_single(
+    rules: Callable[[], Any], encoder: Callable[..., Any], read_sparse: bool
+) -> None:
     graph = bag_of_words_graph()
     batch = NodeBatch(NodeGraph(graph.x.float(), graph.edge_index, graph.y), torch.arange(30))
     built = encoder(NodeGraphSpec(40), 3, hidden=8, dropout=0.0, read_sparse=read_sparse)
     expected = built(batch)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = built(batch)
-    found.float().square().sum().backward()
+    with rules():
+        with torch.autocast("cpu", torch.bfloat16):
+            found = built(batch)
+        found.float().square().sum().backward()
     assert (found - expected).abs().max() < 0.03 * expected.abs().max()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in built.parameters())

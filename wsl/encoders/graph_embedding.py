@@ -127,12 +127,11 @@ class EdgeListEmbedding(nn.Module):
             parts.append(torch.empty_like(lifted).index_copy(0, torch.cat(rows), lifted))
         return torch.cat(parts)
 
-    def zero(self, dtype: torch.dtype) -> Tensor:
+    def zero(self) -> Tensor:
         """``[C]``: the state of an edge of the first type whose values are all zero."""
         lift, waves = self.lift_edges[0], self.edge_waves[0]
         width = self.frame.types[0][1] * (3 if self.reverse_edges else 1)
-        values = torch.zeros(1, width, dtype=dtype, device=self.places.device)
-        return self.project_edges[0](lift(waves(values)))[0]
+        return self.project_edges[0](lift(waves(self.places.new_zeros(1, width))))[0]
 
     def directed(self, graph: EdgeList) -> Tensor:
         """``[ΣD]``: the row of :meth:`edges` that each directed edge has."""

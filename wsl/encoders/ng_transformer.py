@@ -177,7 +177,7 @@ class NGTransformer(Encoder):
 
     def _pair_states(self, graph: EdgeList, pairs: Pairs, edges: Tensor) -> Tensor:
         """The states of edges at their pairs, the code of a zero weight everywhere else; parallel edges add up."""
-        nothing = self.front.embed.zero(edges.dtype)
+        nothing = self.front.embed.zero().to(edges)
         e = nothing.expand(len(pairs), -1)
         places = torch.cat([pairs.along[: graph.num_edges], pairs.against[: graph.num_edges]])[: len(edges)]
         return e.index_add(0, places, edges - nothing)

@@ -68,13 +68,14 @@ class EdgeRuns:
 
     def aggregate(self, messages: Tensor) -> Tensor:
         """Mean, minimum, maximum, deviation of what reaches each node: ``[1, D, C]`` → ``[1, N, 4C]``."""
-        empty = nothing_aggregated(messages.new_empty(1, self.num_nodes, messages.shape[2]))
+        nodes = (1, self.num_nodes, messages.shape[2])
         if not self.runs:
-            return empty
+            return nothing_aggregated(messages.new_empty(nodes))
         lengths = [degree * count for degree, count, _, _ in self.runs]
         blocks = zip(messages.split(lengths, dim=1), self.runs, strict=True)
         parts = [moments(block.unflatten(1, (count, degree))) for block, (degree, count, _, _) in blocks]
-        return empty.index_copy(1, self.nodes, torch.cat(parts, dim=1))
+        found = torch.cat(parts, dim=1)  # of another type than the messages under autocast on a GPU
+        return nothing_aggregated(found.new_empty(nodes)).index_copy(1, self.nodes, found)
 
 
 @dataclass(frozen=True, eq=False)

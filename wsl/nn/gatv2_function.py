@@ -90,7 +90,7 @@ class GATv2Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
             grads = _backward(ctx, *upstream)
         if torch.is_grad_enabled():
             grads = _refuse_second_order(grads, [*upstream, *ctx.saved_tensors])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -44,14 +45,15 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, function: Any, chunks: Any, rows: int, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         cut, whole = tensors[:count], tensors[count:]
         ctx.function, ctx.chunks, ctx.count = function, chunks, count
-        ctx.random = _random_state(tensors[0].device)
+        ctx.random, ctx.precision = _random_state(tensors[0].device), _precision(tensors[0].device)
         ctx.save_for_backward(*tensors)
         outputs: list[Tensor] = []
-        for chunk, inside, outside in chunks:
-            parts = function(chunk, [t[inside] for t in cut], whole)
-            outputs = outputs or [part.new_empty(rows, *part.shape[1:]) for part in parts]
-            for output, part in zip(outputs, parts, strict=True):
-                output[outside] = part
+        with ctx.precision():
+            for chunk, inside, outside in chunks:
+                parts = function(chunk, [t[inside] for t in cut], whole)
+                outputs = outputs or [part.new_empty(rows, *part.shape[1:]) for part in parts]
+                for output, part in zip(outputs, parts, strict=True):
+                    output[outside] = part
         return tuple(outputs)
 
     @staticmethod
@@ -63,7 +65,7 @@ class _Recomputed(torch.autograd.Function):
         whole = [t.detach().requires_grad_(w) for t, w in zip(tensors[ctx.count :], of_whole, strict=True)]
         out = [torch.empty_like(t) if w else None for t, w in zip(cut, of_cut, strict=True)]
         sums = [torch.zeros_like(t) if t.requires_grad else None for t in whole]
-        with _same_random_numbers(tensors[0].device, ctx.random), torch.enable_grad():
+        with _same_random_numbers(tensors[0].device, ctx.random), ctx.precision(), torch.enable_grad():
             for chunk, inside, outside in ctx.chunks:
                 parts = [t[inside].detach().requires_grad_(w) for t, w in zip(cut, of_cut, strict=True)]
                 values = ctx.function(chunk, parts, whole)
@@ -76,6 +78,14 @@ class _Recomputed(torch.autograd.Function):
                     if (grad := next(found)) is not None:
                         total += grad
         return (None, None, None, None, *out, *sums)
+
+
+def _precision(device: torch.device) -> Callable[[], torch.autocast]:
+    """Autocast as it is now, for the backward pass runs without. It keeps no casts: those of the forward, made without
+    gradients, would reach whoever casts the same parameter next."""
+    kind = device.type
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return partial(torch.autocast, kind, dtype, enabled, cache_enabled=False)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

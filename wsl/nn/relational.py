@@ -66,7 +66,7 @@ class RelationalAttention(nn.Module):
             ]
             y, summed = recomputed_in_chunks(self._attend, chunks, (pairs.key, edges), (rows, k, v, *maps), len(rows))
         y = y + torch.einsum("rhd,hcd->rhc", summed, self.edge_value.weight.unflatten(0, (self.heads, -1))).flatten(1)
-        return self.out(torch.zeros_like(q).index_copy(0, pairs.rows, y))
+        return self.out(y.new_zeros(q.shape).index_copy(0, pairs.rows, y))
 
     def _attend(self, piece: Rectangle, cut: Sequence[Tensor], whole: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Of the rows of one piece: Σ_j α v without its last term ``[r, A]``, and Σ_j α e ``[r, H, D]``."""

@@ -208,7 +208,9 @@ class ListGraph:
         if not edges:
             return torch.zeros_like(like)
         ends = [self.parts[n].sources if end == "source" else self.parts[n].targets for n in edges]
-        return torch.zeros_like(like).index_add(0, torch.cat(ends), torch.cat(list(edges.values())))
+        states = torch.cat(list(edges.values()))
+        wide = torch.promote_types(states.dtype, like.dtype)  # they may differ under autocast
+        return torch.zeros_like(like, dtype=wide).index_add(0, torch.cat(ends), states.to(wide))
 
     def of_role(self, nodes: Tensor, role: str) -> Tensor:
         return states_of(self.graph, nodes, role)
