@@ -104,6 +104,41 @@ def test_gradients_reach_every_weight(name: str) -> None:
     assert gradient.isfinite().all() and (gradient != 0).float().mean() > 0.8
 
 
+class Flat(nn.Module):
+    """Flattens its images first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(2 * 3 * 3, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.hidden(x.flatten(1))))
+
+
+def test_images_that_are_flattened_first() -> None:
+    module, images = Flat(), torch.randn(COUNT, 2, 3, 3, dtype=torch.float64)
+    spec = trace(module, images[:2].float())
+    batch = networks_of(module, spec)
+    expected = each_forward(module, batch, images)
+    torch.testing.assert_close(execute(batch, images), expected)
+    torch.testing.assert_close(execute(batch, images.flatten(1)), expected)
+    own = torch.stack([images] * NETWORKS)
+    torch.testing.assert_close(execute(batch, own), expected)
+    with pytest.raises(SpecError, match="dimensions"):
+        execute(batch, images[:, :1])
+
+
+def test_networks_are_run_in_full_precision_under_autocast() -> None:
+    """What they answer is what the reader learns from: it is not to depend on the reader's precision."""
+    spec = mlp_spec([2, 16, 16, 1], "sine", {"omega": 30.0})
+    batch, inputs = WeightBatch(spec, torch.randn(3, spec.numel, 1) * 0.2), torch.rand(COUNT, 2)
+    expected = execute(batch, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(execute(batch, inputs), expected)
+        low = batch.with_values(batch.values.bfloat16())  # of an editor
+        assert torch.equal(execute(low, inputs), execute(low.with_values(low.values.float()), inputs))
+
+
 def test_activations_by_hand() -> None:
     spec = mlp_spec([1, 2, 1])
     batch = WeightBatch(spec, torch.tensor([1.0, -1, 0, 1, 2, 3, 4]).reshape(1, 7, 1))

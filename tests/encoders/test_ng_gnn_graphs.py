@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from graph_networks import ACTIVATIONS, CNNS, SINE, built, change, family, mixed
@@ -15,7 +13,6 @@ from torch import nn
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import UnsupportedSpecError
 from wsl.encoders.ng_gnn import NGGNN
-from wsl.execute import activations_of
 from wsl.graphs.edge_list import edge_list
 from wsl.graphs.network.attention import tied_attention
 from wsl.mixed_symmetry import act_mixed, draw_mixed
@@ -200,8 +197,11 @@ def test_a_network_alone_gives_what_it_gives_in_any_batch(readout: str) -> None:
 
 
 def test_an_empty_batch_gives_an_empty_result() -> None:
-    encoder = built(family())
-    assert encoder(mixed().select(torch.zeros(0, dtype=torch.int64))).shape == (0, 4)
+    none = torch.zeros(0, dtype=torch.int64)
+    assert built(family())(mixed().select(none)).shape == (0, 4)
+    for batch in (random_batch(SINE).select(none), random_batch(SINE).flat().select(none)):
+        for form in ("blocks", "edges"):
+            assert built(SINE, form=form)(batch).shape == (0, 4)
 
 
 def test_a_deeper_architecture_counts_as_the_deepest() -> None:
@@ -215,6 +215,14 @@ def test_a_deeper_architecture_counts_as_the_deepest() -> None:
 
 
 # -- statistics and probes -------------------------------------------------------------------------------------------
+
+
+def test_blocks_take_statistics_from_any_batch_of_their_networks() -> None:
+    batch = random_batch(SINE, 9)
+    one, other = built(SINE, form="blocks"), built(SINE, form="blocks")
+    one.fit_statistics(batch)
+    other.fit_statistics(batch.flat())
+    assert torch.allclose(one.standardize.std, other.standardize.std) and not bool((one.standardize.std == 1).all())
 
 
 def test_statistics_are_those_of_the_training_networks_and_are_kept() -> None:
@@ -232,39 +240,6 @@ def test_statistics_are_those_of_the_training_networks_and_are_kept() -> None:
     copy = built(family())
     copy.load_state_dict(encoder.state_dict())
     assert torch.equal(copy(batch), encoder(batch))
-
-
-def test_probe_answers_are_those_of_a_direct_forward_pass() -> None:
-    encoder, batch = built(family(), probes=4, probe_size=6), mixed()
-    probes, graph = encoder.front.probe_features, edge_list(batch, encoder.front.frame)
-    answers, neurons = probes.answers(graph, batch)
-    assert bool(neurons.all())
-    for networks, part in batch.split():
-        values = activations_of(part, probes.probes)
-        for row, network in enumerate(networks.tolist()):
-            start = int(graph.node_offsets[network])
-            for nodes in encoder.front.frame.graph(part.spec).nodes:
-                value = values[nodes.name][row]
-                expected = value.mean((1, 2)).T if value.dim() > 2 else value.T
-                here = answers[start + nodes.start : start + nodes.start + nodes.size]
-                assert torch.equal(here, expected), nodes.name
-
-
-def test_probes_from_a_file_are_used_as_they_are(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).random((5, 3, 6, 6), dtype=np.float32)
-    np.save(tmp_path / "images.npy", images)
-    encoder = built(family(), probes=4, probe_file=str(tmp_path / "images.npy"))
-    assert np.array_equal(encoder.front.probe_features.probes.float().numpy(), images[:4])
-    assert "front.probe_features.probes" not in dict(encoder.named_parameters())
-    with pytest.raises(UnsupportedSpecError, match="probe_file"):
-        built(family(), probes=6, probe_file=str(tmp_path / "images.npy"))
-    with pytest.raises(UnsupportedSpecError, match="no_file"):
-        built(family(), probes=2, probe_file=str(tmp_path / "no_file.npy"))
-
-
-def test_refuses_probes_of_networks_that_read_sequences() -> None:
-    with pytest.raises(UnsupportedSpecError, match=r"probes > 0.*sequence"):
-        built(spec_named("lstm"), probes=2)
 
 
 # -- gradients -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from graph_specs import random_batch, spec_named
 from torch import Tensor
 
 from wsl.batch import MixedWeightBatch, WeightBatch
+from wsl.encoders.attention_options import AttentionOptionError
 from wsl.encoders.base import UnsupportedSpecError
 from wsl.encoders.ng_transformer import NGTransformer
 from wsl.mixed_symmetry import act_mixed, draw_mixed
@@ -117,6 +118,11 @@ def test_t_fixup_scales_what_it_should() -> None:
 def test_a_batch_of_another_spec_is_refused() -> None:
     with pytest.raises(ValueError, match="built for"):
         small(SINE)(random_batch(mlp_spec((2, 3, 1))))
+
+
+def test_heads_that_do_not_share_the_width_are_refused() -> None:
+    with pytest.raises(AttentionOptionError, match=r"encoder.heads=3 cannot share encoder.width=128"):
+        NGTransformer(spec_named("mlp"), 3, heads=3)
 
 
 def test_a_spec_without_a_graph_is_refused() -> None:

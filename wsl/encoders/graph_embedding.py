@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,13 +44,26 @@ def graph_probes(
         UnsupportedSpecError: if the networks cannot be run, or the file does not hold such inputs.
     """
     try:
-        images = torch.from_numpy(np.load(Path(file), allow_pickle=False)) if file else None
+        images = torch.from_numpy(_numbers(np.load(Path(file), allow_pickle=False))) if file else None
         return GraphProbes(specs_of(spec), frame, probes, width, size, images)
     except (SpecError, OSError, ValueError) as error:
         where = f" (probe_file {file!r})" if file else ""
         raise UnsupportedSpecError(
             f"a neural graph with probes > 0 cannot be made of this spec{where}: {error}"
         ) from error
+
+
+def _numbers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array, if networks can be run on it.
+
+    Raises:
+        ValueError: saying what it holds instead.
+    """
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"it holds {array.dtype}, not real numbers")
+    if not np.isfinite(array).all():
+        raise ValueError("it holds NaN or infinity")
+    return array
 
 
 class EdgeListEmbedding(nn.Module):
@@ -194,6 +209,8 @@ class EdgeListFront(nn.Module):
         super().__init__()
         self.frame = frame
         self.standardize = GraphStandardize(frame) if standardize else None
+        if probe_file and not probes:
+            raise UnsupportedSpecError(f"probe_file {probe_file!r} is read where probes > 0; set it or leave the file")
         self.probe_features = graph_probes(spec, frame, probes, node_width, probe_size, probe_file) if probes else None
         self.embed = EdgeListEmbedding(frame, node_width, edge_width, reverse_edges, fourier_features, fourier_std)
         degrees = [
@@ -210,6 +227,7 @@ class EdgeListFront(nn.Module):
         self.log_degree.copy_(graph.row_pointer.diff().double().log1p().mean())
 
     def forward(self, batch: WeightBatch | MixedWeightBatch) -> tuple[EdgeList, Tensor, Tensor]:
+        one_channel(batch)
         mixed = as_mixed(batch)
         graph = edge_list(mixed, self.frame, self.embed.reverse_edges)
         if self.standardize is None:
@@ -218,6 +236,12 @@ class EdgeListFront(nn.Module):
             on_nodes, on_edges = self.standardize(graph, mixed.values)
         features = None if self.probe_features is None else self.probe_features(graph, mixed)
         return graph, self.embed.nodes(graph, on_nodes, features), self.embed.edges(graph, on_edges)
+
+
+def one_channel(batch: WeightBatch | MixedWeightBatch) -> None:
+    """Raise ValueError if a batch has several values for each parameter, of which a graph has no place."""
+    if batch.values.shape[-1] != 1:
+        raise ValueError(f"a neural graph reads weights with one channel, this batch has {batch.values.shape[-1]}")
 
 
 def output_states(graph: EdgeList, x: Tensor) -> Tensor:

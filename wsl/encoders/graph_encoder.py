@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import Encoder, UnsupportedSpecError
-from wsl.encoders.graph_embedding import EdgeListFront, graph_frame
+from wsl.encoders.graph_embedding import EdgeListFront, graph_frame, one_channel
 from wsl.encoders.neural_graph import NeuralGraphEmbedding, fits_blocks, neural_graph, one_spec
 from wsl.graphs.blocks import BlockGraph
 from wsl.graphs.frame import GraphFrame
@@ -58,6 +58,10 @@ class GraphEncoder(Encoder):
         """
         spec, frame = self.spec, None
         plain = not reading.probe_file and not field
+        if form == "blocks" and reading.probe_file:
+            raise UnsupportedSpecError(f"{name} reads probe_file on edge lists: set form=edges or form=auto")
+        if field and reading.readout != "outputs":
+            raise UnsupportedSpecError(f"{name} returns a field, which no readout makes: leave readout=outputs")
         if form == "blocks" or (form == "auto" and plain and fits_blocks(spec, reading.readout)):
             one = one_spec(spec, reading.readout)
             self.graph, self.outputs = neural_graph(one, reading.reverse_edges, name)
@@ -86,11 +90,12 @@ class GraphEncoder(Encoder):
         """Set mean and deviation of weights and biases from training data; on an edge list, also that of degrees."""
         if self.graph is None:
             self.front.fit(batch)
-        elif self.standardize is not None and isinstance(batch, WeightBatch):
+        elif self.standardize is not None:
             self.standardize.fit(batch)
 
     def block_states(self, batch: WeightBatch | MixedWeightBatch) -> tuple[Tensor, Tensor]:
         """First states of the blocks' nodes ``[B, N, C]`` and edges ``[B, E, C]``."""
+        one_channel(batch)
         if isinstance(batch, MixedWeightBatch):
             batch = WeightBatch(batch.specs[0], batch.stacked())
         values = batch.values if self.standardize is None else self.standardize(batch.values)

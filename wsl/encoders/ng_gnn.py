@@ -126,10 +126,10 @@ class NGGNN(GraphEncoder):
     def forward(self, batch: WeightBatch | MixedWeightBatch) -> Tensor:
         if isinstance(self.spec, WeightSpec):
             self.check_spec(batch)
-        if self.graph is not None:
-            return self.readout(self._blocks(batch, self.graph))
         if not len(batch):
             return self.of_no_networks(batch)
+        if self.graph is not None:
+            return self.readout(self._blocks(batch, self.graph))
         if self.equivariant:
             field = self._edge_list(batch)
             return field if isinstance(batch, MixedWeightBatch) else field.unflatten(0, (len(batch), -1))

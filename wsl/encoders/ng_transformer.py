@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from wsl.batch import MixedWeightBatch, WeightBatch
-from wsl.encoders.base import Encoder
+from wsl.encoders.attention_options import per_head
+from wsl.encoders.base import Encoder, UnsupportedSpecError
 from wsl.encoders.graph_embedding import EdgeListFront, graph_frame, output_states, padded_states
 from wsl.encoders.graph_field import GraphField
 from wsl.graphs.edge_list import EdgeList
@@ -57,7 +58,8 @@ class NGTransformer(Encoder):
         probes: inputs on which every network is run to give its neurons features; 0 for none.
         probe_size: height and width of probe images.
         probe_file: an array of inputs (.npy) to use instead of learned ones; empty: learned.
-        reverse_features: give a pair the weights of both directions and their sum.
+        reverse_features: give a pair the weights of both directions and their sum. Where weights run both ways, as in
+            recurrent networks, the pair's state is the sum of what either would give.
         fourier_features: number of waves per value; 0 feeds the value itself.
         fourier_std: standard deviation of the waves' frequencies.
         standardize: subtract mean and divide by deviation, see :meth:`fit_statistics`.
@@ -72,7 +74,9 @@ class NGTransformer(Encoder):
     ``[ΣP, out_features]``.
 
     Raises:
-        UnsupportedSpecError: if a spec has no neural graph, or probes are asked of networks that cannot be run.
+        UnsupportedSpecError: if a spec has no neural graph, probes are asked of networks that cannot be run, or a
+            field is asked for with a readout.
+        AttentionOptionError: if ``heads`` does not divide ``width``.
     """
 
     symmetries: ClassVar[frozenset[str]] = frozenset({"permutation"})
@@ -111,6 +115,9 @@ class NGTransformer(Encoder):
         field_scale: PositiveFloat = 0.01,
     ) -> None:
         super().__init__(spec, out_features)
+        per_head(width, heads, "width")
+        if equivariant and readout != "outputs":
+            raise UnsupportedSpecError("NG-T returns a field, which no readout makes: leave readout=outputs")
         self.equivariant = equivariant
         self.frame = graph_frame(
             spec, GraphOptions(flatten=flatten, linear=linear_layers, attention=attention_nodes), "NG-T"

@@ -65,7 +65,11 @@ def activations_of(batch: WeightBatch, inputs: Tensor | Mapping[str, Tensor]) ->
     Positions are the pixels of a feature map or the steps of a sequence; a group without them gives ``[B, N, size]``.
     Arguments and errors are those of :func:`execute`.
     """
-    spec = batch.spec
+    spec, device = batch.spec, batch.values.device.type
+    if torch.is_autocast_enabled(device):  # what a network answers is data: it is no layer of its reader
+        given = {k: _wide(v) for k, v in inputs.items()} if isinstance(inputs, Mapping) else _wide(inputs)
+        with torch.autocast(device, enabled=False):
+            return activations_of(batch.with_values(_wide(batch.values)), given)
     if batch.values.shape[-1] != 1:
         raise SpecError(f"only weights with one channel can be run, this batch has {batch.values.shape[-1]}")
     if not len(batch):  # the shapes of one network, of which none are kept
@@ -82,9 +86,16 @@ def activations_of(batch: WeightBatch, inputs: Tensor | Mapping[str, Tensor]) ->
     return {name: value.expand(len(batch), *value.shape[1:]) for name, value in values.items()}
 
 
+def _wide(values: Tensor) -> Tensor:
+    """In float32 at least, if they are no whole numbers."""
+    return values.to(torch.promote_types(values.dtype, torch.float32)) if values.is_floating_point() else values
+
+
 def _inputs(spec: WeightSpec, inputs: Tensor | Mapping[str, Tensor]) -> tuple[str, ...]:
     fed = {c.target for c in spec.connections if c.source != c.target}
     names = tuple(g.name for g in spec.groups_of_kind("input") if g.name not in fed)
+    if not names:  # an image that is flattened first: its neurons have a place each, and no label of inputs
+        names = tuple(g.name for g in spec.groups if not spec.incoming(g.name))
     if isinstance(inputs, Mapping):
         if set(inputs) != set(names):
             raise SpecError(f"inputs are given for {sorted(inputs)}, the spec's input groups are {list(names)}")

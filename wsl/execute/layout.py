@@ -6,6 +6,7 @@ images and signals as ``[N, C, *positions]``, and sequences as ``[N, T, C]``, or
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,7 +18,10 @@ RECURRENT = ("rnn", "gru", "lstm")
 
 @dataclass(frozen=True)
 class Layout:
-    """Of the inputs: ``vector``, ``image``, ``sequence`` or ``tokens``, and how many axes of positions they have."""
+    """Of the inputs: ``vector``, ``image``, ``sequence`` or ``tokens``, and how many axes of positions they have.
+
+    ``flat`` stands for vectors that the module makes of images: it is given either.
+    """
 
     kind: str
     rank: int
@@ -29,6 +33,9 @@ class Layout:
         Raises:
             SpecError: if the number of dimensions, networks or channels is another.
         """
+        if self.kind == "flat" and inputs.dim() > 2 and inputs.shape[-1] != size:
+            whole = [start for start in (1, 2) if math.prod(inputs.shape[start:]) == size]
+            inputs = inputs.flatten(whole[0]) if whole else inputs
         dims = 1 + self.rank + (self.kind != "tokens")
         if inputs.dim() not in (dims, dims + 1):
             raise SpecError(
@@ -74,7 +81,9 @@ def layout_of(spec: WeightSpec, group: str) -> Layout:
                 seen.add(c.target)
                 queue.append(c.target)
         queue.pop(0)
-    return Layout("tokens", 1) if tokens else Layout("vector", 0)
+    if tokens:
+        return Layout("tokens", 1)
+    return Layout("vector" if spec.label[spec.group[group].label].kind == "input" else "flat", 0)
 
 
 def _is_attended(spec: WeightSpec, target: str) -> bool:

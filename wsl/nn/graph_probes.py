@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,10 +21,11 @@ class GraphProbes(nn.Module):
 
     .. math:: f_i = \mathrm{LayerNorm}_k(W_k\, [a_i(p_1), …, a_i(p_M)] + b_k)
 
-    with :math:`a_i` the activation of neuron i, in feature maps its mean over positions, and one map for the inputs,
-    for each depth k of hidden layers, and for the outputs. Nodes that are no neurons (tables, queries) have none. Raw
-    weights are run. Networks are run spec by spec, all those of one spec together: a batch in which nearly every
-    network has its own architecture takes as many passes as networks.
+    with :math:`a_i` the activation of neuron i, in feature maps its mean over positions (or its value at the position
+    of the node, where each has one), and one map for the inputs, for each depth k of hidden layers, and for the
+    outputs. Nodes that are no neurons (tables, queries) have none. Raw weights are run. Networks are run spec by spec,
+    all those of one spec together: a batch in which nearly every network has its own architecture takes as many passes
+    as networks.
 
     Source: Kofinas et al., section 3 ("probe features"), for MLPs.
 
@@ -100,14 +102,28 @@ class GraphProbes(nn.Module):
         """``[b, N, M]`` and ``[N]`` for networks of one spec."""
         parts, neurons = [], []
         for nodes in self.frame.graph(batch.spec).nodes:
-            group = nodes.name if nodes.name in values else nodes.name.rpartition("@")[0]
+            group, _, positions = (nodes.name, "", "") if nodes.name in values else nodes.name.rpartition("@")
             known = group in values
-            if known:
+            if known and positions:
+                value = values[_flattened(batch.spec, group, int(positions))].movedim(-1, 2).flatten(2).mT
+            elif known:
                 value = values[group]  # [b, M, *positions, size]
-                value = value.flatten(2, -2).mean(2) if value.dim() > 3 else value
-                value = value.mT.repeat_interleave(nodes.size // value.shape[-1], dim=1)
+                value = (value.flatten(2, -2).mean(2) if value.dim() > 3 else value).mT
             else:
                 value = batch.values.new_zeros(len(batch), nodes.size, len(self.probes))
             parts.append(value)
             neurons.append(torch.full((nodes.size,), known, device=batch.values.device))
         return torch.cat(parts, dim=1), torch.cat(neurons)
+
+
+def _flattened(spec: WeightSpec, root: str, positions: int) -> str:
+    """The group that is flattened where the neurons of ``root`` have a node for each of so many positions."""
+    for connection in spec.connections:
+        group = connection.source
+        if math.prod(connection.attributes.get("spatial") or ()) != positions:
+            continue
+        while group != root and len(before := spec.incoming(group)) == 1:  # pooled, or otherwise handed on
+            group = before[0].source
+        if group == root:
+            return connection.source
+    raise SpecError(f"no connection flattens group {root!r} at {positions} positions")

@@ -65,7 +65,7 @@ def input_shape(specs: Sequence[WeightSpec], size: int = 32) -> tuple[int, ...]:
         if len(inputs) != 1:
             raise SpecError(f"probe features need one input group, {spec!r} has {inputs}")
         layout = layout_of(spec, inputs[0])
-        if layout.kind not in ("vector", "image"):
+        if layout.kind not in ("vector", "flat", "image"):
             raise SpecError(f"probe features need vectors or images as inputs, {spec!r} reads {layout.kind} inputs")
         shapes.add((spec.size_of(inputs[0]), *(size,) * layout.rank))
     if len(shapes) != 1:
@@ -74,7 +74,7 @@ def input_shape(specs: Sequence[WeightSpec], size: int = 32) -> tuple[int, ...]:
 
 
 def check_runs(specs: Sequence[WeightSpec], probe: Tensor) -> None:
-    """Run one network of zeros of each spec that holds a new kind of connection or activation.
+    """Run one network of zeros of each spec that holds a new kind of connection, activation, or size of a map.
 
     What cannot be run should say so when the model is built.
 
@@ -83,11 +83,13 @@ def check_runs(specs: Sequence[WeightSpec], probe: Tensor) -> None:
     """
     seen: set[str] = set()
     for spec in specs:
-        kinds = {c.kind for c in spec.connections} | {f"activation {g.activation}" for g in spec.groups}
+        kinds = {f"{c.kind} {c.attributes.get('spatial')}" for c in spec.connections}
+        kinds |= {f"activation {g.activation}" for g in spec.groups}
         if kinds <= seen:
             continue
         seen |= kinds
         try:
             activations_of(WeightBatch(spec, probe.new_zeros(1, spec.numel, 1)), probe)
         except ValueError as error:
-            raise SpecError(f"probe features need a network that can be run: {error}") from error
+            size = f" on images of {' × '.join(map(str, probe.shape[2:]))} (probe_size)" if probe.dim() > 2 else ""
+            raise SpecError(f"probe features need a network that can be run{size}: {error}") from error

@@ -85,7 +85,7 @@ def _random_inputs(spec: WeightSpec, shape: Any, generator: torch.Generator) -> 
         if layout.kind == "tokens":
             inputs[group.name] = torch.randint(size, (4, 8), generator=generator)
             continue
-        length = {"vector": (32, size), "image": (4, size, *sides), "sequence": (4, 4, size)}[layout.kind]
+        length = {"vector": (32, size), "flat": (32, size), "image": (4, size, *sides), "sequence": (4, 4, size)}[layout.kind]
         inputs[group.name] = torch.randn(*length, generator=generator, dtype=torch.float64)
     return inputs
 
