@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from wsl.batch import WeightBatch
-from wsl.execute import execute, layout_of
+from wsl.execute import execute, input_groups, layout_of
 from wsl.spec import SYMMETRIES, SpecError, VirtualTensor, WeightSpec
 from wsl.symmetry import GroupElement, act, draw
 
@@ -175,8 +175,8 @@ def _drawn(spec: WeightSpec, generator: torch.Generator) -> WeightBatch:
 
 
 def _drawn_inputs(spec: WeightSpec, generator: torch.Generator) -> Tensor:
-    (source,) = spec.groups_of_kind("input")
-    layout, size = layout_of(spec, source.name), spec.size_of(source.name)
+    (source,) = input_groups(spec)
+    layout, size = layout_of(spec, source), spec.size_of(source)
     if layout.kind == "tokens":
         return torch.randint(size, (16, 5), generator=generator)
     if layout.kind == "image":

@@ -25,7 +25,7 @@ from wsl.execute.norm import norm
 from wsl.execute.recurrent import recurrent
 from wsl.spec import Connection, NeuronGroup, SpecError, WeightSpec
 
-__all__ = ["KINDS", "activations_of", "execute", "execute_module", "layout_of"]
+__all__ = ["KINDS", "activations_of", "execute", "execute_module", "input_groups", "layout_of"]
 
 #: connection kinds that can be run from the spec alone
 KINDS = (
@@ -86,16 +86,21 @@ def activations_of(batch: WeightBatch, inputs: Tensor | Mapping[str, Tensor]) ->
     return {name: value.expand(len(batch), *value.shape[1:]) for name, value in values.items()}
 
 
+def input_groups(spec: WeightSpec) -> tuple[str, ...]:
+    """Names of the groups that take what a network is given."""
+    fed = {c.target for c in spec.connections if c.source != c.target}
+    names = tuple(g.name for g in spec.groups_of_kind("input") if g.name not in fed)
+    # of an image that is flattened first every neuron has a place, and none the label of an input
+    return names or tuple(g.name for g in spec.groups if not spec.incoming(g.name))
+
+
 def _wide(values: Tensor) -> Tensor:
     """In float32 at least, if they are no whole numbers."""
     return values.to(torch.promote_types(values.dtype, torch.float32)) if values.is_floating_point() else values
 
 
 def _inputs(spec: WeightSpec, inputs: Tensor | Mapping[str, Tensor]) -> tuple[str, ...]:
-    fed = {c.target for c in spec.connections if c.source != c.target}
-    names = tuple(g.name for g in spec.groups_of_kind("input") if g.name not in fed)
-    if not names:  # an image that is flattened first: its neurons have a place each, and no label of inputs
-        names = tuple(g.name for g in spec.groups if not spec.incoming(g.name))
+    names = input_groups(spec)
     if isinstance(inputs, Mapping):
         if set(inputs) != set(names):
             raise SpecError(f"inputs are given for {sorted(inputs)}, the spec's input groups are {list(names)}")

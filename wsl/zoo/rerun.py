@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wsl.batch import WeightBatch
 from wsl.config import ConfigError, validated
-from wsl.execute import execute, layout_of
+from wsl.execute import execute, input_groups, layout_of
 from wsl.spec import SYMMETRIES, SpecError, WeightSpec
 from wsl.symmetry import act, draw
 from wsl.zoo.build.kinds import KINDS
@@ -77,16 +77,16 @@ def check_execution(zoo: Zoo, rows: Array) -> Outcome:
 def _random_inputs(spec: WeightSpec, shape: Any, generator: torch.Generator) -> dict[str, Tensor]:
     """Inputs for each input group, laid out as the network reads them."""
     inputs = {}
-    for group in spec.groups_of_kind("input"):
-        size, layout = spec.size_of(group.name), layout_of(spec, group.name)
+    for group in input_groups(spec):
+        size, layout = spec.size_of(group), layout_of(spec, group)
         sides = [16] * layout.rank
         if isinstance(shape, list) and len(shape) == 1 + layout.rank and all(isinstance(n, int) for n in shape):
             sides = shape[1:]
         if layout.kind == "tokens":
-            inputs[group.name] = torch.randint(size, (4, 8), generator=generator)
+            inputs[group] = torch.randint(size, (4, 8), generator=generator)
             continue
-        length = {"vector": (32, size), "flat": (32, size), "image": (4, size, *sides), "sequence": (4, 4, size)}[layout.kind]
-        inputs[group.name] = torch.randn(*length, generator=generator, dtype=torch.float64)
+        length = {"image": (4, size, *sides), "sequence": (4, 4, size)}.get(layout.kind, (32, size))
+        inputs[group] = torch.randn(*length, generator=generator, dtype=torch.float64)
     return inputs
 
 
