@@ -15,6 +15,7 @@ import safetensors.torch
 
 from wsl.command_line import plain_errors
 from wsl.state_dict.tensors import collected
+from wsl.zoo.temporary import write_whole
 
 
 def main() -> int:
@@ -29,7 +30,7 @@ def main() -> int:
         parser.error(f"{args.target} exists already; delete it or choose another name")
     with plain_errors():
         state = collected(args.source, args.under)
-    safetensors.torch.save_file(state, args.target)
+        write_whole(args.target, safetensors.torch.save(state))
     for name, tensor in state.items():
         print(f"{name:40} {list(tensor.shape)}")
     return 0

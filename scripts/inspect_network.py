@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from wsl.command_line import plain_errors
 from wsl.spec import Connection, Label, SpecError, VirtualTensor, WeightSpec
 from wsl.state_dict import Assumptions, from_folder, from_state_dict, read_state_dict
+from wsl.zoo.temporary import reported, write_whole
 
 Shown = tuple[str, WeightSpec, Sequence[RenderableType]]
 
@@ -44,12 +45,7 @@ def load(target: str, shapes: Sequence[str], hints: str | None) -> list[Shown]:
             return [_traced(target, shapes)]
         raise SpecError(f"{target}: no such file, and no MODULE:FACTORY")
     if path.is_dir():
-        batch, paths, told = from_folder(path, hints)
-        counts = batch.spec_ids.bincount(minlength=len(batch.specs)).tolist()
-        return [
-            (f"{target}: {n} of {len(paths)} checkpoints", spec, [assumed(told[spec])])
-            for spec, n in zip(batch.specs, counts, strict=True)
-        ]
+        return _in_folder(path, hints)
     if path.suffix == ".json":
         return [(target, _spec_in(path), [])]
     if path.suffix in (".h5", ".hdf5"):
@@ -60,6 +56,19 @@ def load(target: str, shapes: Sequence[str], hints: str | None) -> list[Shown]:
         return [(f"{target}: {n} of {len(zoo)} rows", spec, []) for spec, n in zip(zoo.specs, counts, strict=True)]
     spec, told_ = from_state_dict(read_state_dict(path), hints)
     return [(target, spec, [assumed(told_)])]
+
+
+def _in_folder(folder: Path, hints: str | None) -> list[Shown]:
+    """The architectures of its checkpoints; the last one is followed by the files that cannot be used."""
+    unusable: dict[Path, str] = {}
+    batch, paths, told = from_folder(folder, hints, unusable)
+    counts = batch.spec_ids.bincount(minlength=len(batch.specs)).tolist()
+    total = len(paths) + len(unusable)
+    more: list[list[RenderableType]] = [[assumed(told[spec])] for spec in batch.specs]
+    rows = [(reason.replace(f"{folder}/", ""),) for reason in unusable.values()]
+    more[-1] += _optional(f"left out: {len(rows)} of {total} checkpoints", ("why",), rows)
+    titles = [f"{folder}: {n} of {total} checkpoints" for n in counts]
+    return list(zip(titles, batch.specs, more, strict=True))
 
 
 def _spec_in(path: Path) -> WeightSpec:
@@ -251,6 +260,7 @@ def draw(found: Sequence[Shown], path: Path) -> None:
     Raises:
         SpecError: if there are several, or no folder to write to.
         GraphError: if the spec has no graph.
+        ZooError: if the file cannot be written.
     """
     from wsl.graphs.draw import draw_graph
     from wsl.graphs.network import network_graph
@@ -260,7 +270,9 @@ def draw(found: Sequence[Shown], path: Path) -> None:
     if path.suffix != ".png" or not path.parent.is_dir():
         raise SpecError(f"--draw {path}: give a file name that ends in .png, in a folder that exists")
     title, spec, _ = found[0]
-    draw_graph(network_graph(spec), title, path)
+    graph = network_graph(spec)
+    with reported(path):
+        draw_graph(graph, title, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -276,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.json is not None:
             if len(found) != 1:
                 raise SpecError(f"--json writes one spec, {args.target} has {len(found)}")
-            args.json.write_text(found[0][1].to_json() + "\n", encoding="utf-8")
+            write_whole(args.json, (found[0][1].to_json() + "\n").encode())
         if args.draw is not None:
             draw(found, args.draw)
     console = Console()

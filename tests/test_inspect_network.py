@@ -134,3 +134,28 @@ def test_graphs_are_drawn(script: ModuleType, capsys: pytest.CaptureFixture[str]
         assert len(pixels) > 10_000 and len(np.unique(pixels, axis=0)) > 50
     with pytest.raises(SystemExit, match=r"ends in \.png"):
         script.main([str(tmp_path / "gru.json"), "--draw", str(tmp_path / "gru.txt")])
+
+
+def test_what_is_written_where_it_cannot_be(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "net.json").write_text(mlp_spec([2, 3, 1]).to_json())
+    (tmp_path / "folder.png").mkdir()
+    for option, path in (("--json", tmp_path / "none" / "x.json"), ("--draw", tmp_path / "folder.png")):
+        with pytest.raises(SystemExit, match=rf"{path}: cannot be written \(.*\); "):
+            script.main([str(tmp_path / "net.json"), option, str(path)])
+
+
+def test_a_folder_of_mixed_and_of_bad_files(
+    script: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Both kinds of files of one architecture are one, and what cannot be read is told after the others."""
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    torch.save(network.state_dict(), tmp_path / "a.pt")
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "b.safetensors")
+    (tmp_path / "empty.bin").write_bytes(b"")
+    shown = output(script, capsys, tmp_path, "--json", tmp_path / "spec.json")
+    assert shown.count("of 3 checkpoints") == 2 and "2 of 3 checkpoints" in shown and "left out: 1 of 3" in shown
+    assert "empty.bin cannot be read: EOFError" in shown
+    for name in ("a.pt", "b.safetensors"):
+        (tmp_path / name).unlink()
+    with pytest.raises(SystemExit, match=r"(?s)not one of 1 checkpoints can be used:\n  .*empty\.bin cannot be read"):
+        script.main([str(tmp_path)])

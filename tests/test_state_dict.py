@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -271,5 +272,60 @@ def test_a_folder_is_one_batch(tmp_path: Path) -> None:
     safetensors.torch.save_file(broken, tmp_path / "3.safetensors")
     with pytest.raises(SpecError, match=r"3.safetensors: '2.bias' holds values that are not finite"):
         from_folder(tmp_path)
+    left_out: dict[Path, str] = {}
+    batch, paths, told = from_folder(tmp_path, {"activation": "relu"}, left_out)
+    assert len(batch) == len(paths) == 3 and list(left_out) == [tmp_path / "3.safetensors"]
+    assert "'2.bias' holds values that are not finite" in left_out[tmp_path / "3.safetensors"]
     with pytest.raises(SpecError, match="holds no checkpoint"):
         from_folder(tmp_path / "nothing")
+
+
+def test_one_architecture_is_one_spec_whatever_order_files_have(tmp_path: Path) -> None:
+    """Torch files have tensors in the order of the module, safetensors by type and name: ``10`` before ``2``."""
+    modules = [nn.Sequential(*(nn.Tanh() if i % 2 else nn.Linear(4, 4) for i in range(13))) for _ in range(2)]
+    for first, second in (("pt", "safetensors"), ("safetensors", "pt")):
+        folder = tmp_path / first
+        folder.mkdir()
+        for number, (module, kind) in enumerate(zip(modules, (first, second), strict=True)):
+            path, state = folder / f"{number}.{kind}", module.state_dict()
+            torch.save(state, path) if kind == "pt" else safetensors.torch.save_file(state, path)
+        batch, _, told = from_folder(folder, {"activation": "tanh"})
+        assert len(batch.specs) == len(told) == 1
+        inputs = torch.randn(5, 4)
+        ((_, group),) = batch.split()
+        for outputs, module in zip(execute(group, inputs), modules, strict=True):
+            torch.testing.assert_close(outputs, module(inputs).detach())
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("legacy", [False, True])
+def test_damage_is_answered_without_advice_to_load_unsafely(tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(mlp().state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    good, rng = path.read_bytes(), random.Random(0)
+    contents = [b"", b"<html>", b"\x80\x02nonsense", good[:-30], good[:200]]
+    for _ in range(150):
+        changed = bytearray(good)
+        for _ in range(2):
+            changed[rng.randrange(min(len(good), 900))] = rng.randrange(256)
+        contents.append(bytes(changed))
+    refused = []
+    for content in contents:
+        path.write_bytes(content)
+        try:
+            read_state_dict(path)
+        except SpecError as error:
+            refused.append(str(error))
+    assert len(refused) > 50 and all(str(path) in text for text in refused)
+    assert not [text for text in refused if "weights_only" in text or "Re-running" in text]
+    assert all("it is damaged or no torch file" in text for text in refused if "more than tensors" not in text)
+    assert sum("it is damaged or no torch file" in text for text in refused) > 30
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*TorchScript archive:UserWarning")
+def test_torch_script_is_named(tmp_path: Path) -> None:
+    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "a.pt")
+    with pytest.raises(
+        SpecError, match=r"a\.pt cannot be read: it is a TorchScript archive.*save the state dict alone"
+    ):
+        read_state_dict(tmp_path / "a.pt")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from rich.console import Console
 from specs import gru_spec
 
 from wsl.spec import WeightSpec, mlp_spec
-from wsl.zoo import Zoo, ZooWriter
+from wsl.zoo import Zoo, ZooError, ZooWriter
 from wsl.zoo.architectures import activations, depth, kinds, widths
 from wsl.zoo.card import full_card, spread
 from wsl.zoo.importers.networks import Architecture, Conv, spec_of
@@ -107,6 +109,26 @@ def test_the_figure(tmp_path: Path, kind: str) -> None:
     checks = {check.name: check.status for check in verify_zoo(tmp_path / "z.h5", sample=6)}
     assert "FAILED" not in checks.values() and checks["runs again (6 rows)"] == "ok", checks
     assert pixels.shape[1] > 1000 and pixels.shape[0] > 400 and pixels.std() > 10
+
+
+def test_a_figure_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is a file or below one, or the disk fills up: nothing is left behind, an earlier figure stays."""
+    zoo = write(tmp_path / "z.h5", (mlp_spec((2, 5, 3)),))
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ZooError, match=rf"{folder}/z\.png: cannot be written .*a file stands where"):
+            draw_zoo(zoo, folder / "z.png")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("wsl.zoo.temporary._sync", full)
+    (tmp_path / "old.png").write_bytes(b"earlier")
+    for name in ("z.png", "old.png"):
+        with pytest.raises(ZooError, match=rf"{name}: cannot be written \(No space left on device\); free some space"):
+            draw_zoo(zoo, tmp_path / name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "old.png", "z.h5"]
+    assert (tmp_path / "old.png").read_bytes() == b"earlier"
 
 
 def test_the_script_describes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from wsl.plots import ACCENT, INK
 from wsl.zoo import Zoo
 from wsl.zoo.architectures import activations, depth, widths
+from wsl.zoo.temporary import reported, write_whole
 
 Array = npt.NDArray[Any]
 COLOURS = (ACCENT, "#d98c3f", "#7a5c8e", "#5f9e6e", "#b8c4c9")  # of the splits, in their order; the last: in none
@@ -32,7 +34,7 @@ def draw_zoo(zoo: Zoo, path: Path) -> Path:
     Every panel counts rows by split. Columns that are positions in a source, and texts with many values, are left out.
 
     Raises:
-        ZooError: if a part of the file is damaged. OSError: if the figure cannot be written.
+        ZooError: if a part of the file is damaged, or the figure cannot be written.
     """
     owner = _owner(zoo)
     names = [*sorted(zoo.splits, key=_split_order), *(["in none"] if (owner == len(zoo.splits)).any() else [])]
@@ -54,8 +56,11 @@ def draw_zoo(zoo: Zoo, path: Path) -> Path:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(which="both", labelsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    with reported(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, picture.getvalue())
     return path
 
 

@@ -306,3 +306,24 @@ def test_twins_follow_their_rows_and_never_change(cnn_zoo: Path) -> None:
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Augment(**options)
+
+
+def test_symmetries_that_no_network_has_are_refused(small_zoo: Path, cnn_zoo: Path) -> None:
+    """Otherwise nothing would be moved, and nobody be told; a list of which some hold is taken."""
+    for key, options in (
+        ("symmetries", AugmentConfig(symmetries=("scaling",))),
+        ("twin_symmetries", AugmentConfig(twins=("test",), twin_symmetries=("scaling",))),
+    ):
+        with pytest.raises(
+            ConfigError, match=rf"data\.augment\.{key}=\[scaling\] moves .*permutation, sign, phase; nam"
+        ):
+            ZooData(path=str(small_zoo), augment=options)
+    ZooData(path=str(small_zoo), augment=AugmentConfig(symmetries=("permutation", "scaling")))
+    ZooData(path=str(small_zoo), augment=AugmentConfig(twin_symmetries=("scaling",)))  # there are no twins
+    ZooData(path=str(cnn_zoo), target="test_accuracy", augment=AugmentConfig(symmetries=("scaling",)))
+    bare = mlp_spec((2, 3))
+    with pytest.raises(ConfigError, match=r"have no symmetries; set data\.augment\.symmetries=\[\]"):
+        Augment(symmetries=("permutation",)).check([bare])
+    with pytest.raises(ConfigError, match=r"have no symmetries; set data\.augment\.twins=\[\]"):
+        Augment(twins=("test",), twin_symmetries=("permutation",)).check([bare])
+    Augment(symmetries=("scaling",)).check([INR, mlp_spec((2, 3, 1), "relu")])  # one of them has it

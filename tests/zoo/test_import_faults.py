@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -169,6 +170,32 @@ def test_the_offline_converter_takes_tensors_and_runs_nothing(tmp_path: Path) ->
         collected(tmp_path / "whole.pt")
 
 
+class Command:
+    """Runs a command of the system when it is unpickled, which no reader takes for a record either."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("echo the payload ran",)
+
+
+def test_what_the_converter_refuses(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 3), tmp_path / "module.pt")
+    torch.save({"model": Command(), "w": torch.ones(2)}, tmp_path / "evil.pt")
+    (tmp_path / "file").write_text("")
+    for source, target, message in (
+        ("evil.pt", "x.safetensors", r"evil.pt cannot be converted: .*save the state dict alone .*where it was made"),
+        ("module.pt", "none/x.safetensors", r"none/x.safetensors: cannot be written \(No such file"),
+        ("module.pt", "file/x.safetensors", r"file/x.safetensors: cannot be written .*a file stands where"),
+    ):
+        command = [sys.executable, str(ROOT / "scripts/convert_checkpoint.py"), str(tmp_path / source)]
+        done = subprocess.run(
+            [*command, str(tmp_path / target)], capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 1 and re.match(rf"error: \S*{message}", done.stderr), done.stderr
+        assert "payload" not in done.stdout and "scripts/convert_checkpoint" not in done.stderr
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.pt", "file", "module.pt"]
+
+
 # -- tables and arrays ------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +281,7 @@ def test_paths_of_a_split_file_open_nothing(inrs: Path, tmp_path: Path) -> None:
 def test_a_target_that_exists_stays(inrs: Path, tmp_path: Path) -> None:
     out = tmp_path / "z.h5"
     out.write_bytes(b"something else")
-    with pytest.raises(ZooError, match="exists already"):
+    with pytest.raises(ZooError, match=r"exists already; .* --overwrite of scripts/import_zoo\.py, overwrite=True in"):
         import_zoo(opened(inrs), out, OPTIONS)
     truncate(network_file(inrs, 1))
     with pytest.raises(ZooError, match="damaged or unfit"):

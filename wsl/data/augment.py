@@ -20,7 +20,7 @@ from wsl.data.perturb import add_noise, drop_weights
 from wsl.data.rows import Batch
 from wsl.mixed_symmetry import act_mixed, draw_mixed
 from wsl.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
-from wsl.spec import WeightSpec
+from wsl.spec import SYMMETRIES, WeightSpec
 
 Symmetry = Literal["permutation", "scaling", "sign", "phase"]
 Split = Literal["train", "val", "test"]
@@ -83,9 +83,15 @@ class Augment:
 
         Raises:
             NoCoordinatesError: if images are to be moved and a network is no INR of one.
+            ConfigError: if networks are to be moved by symmetries that not one of them has.
         """
+        specs = tuple(specs)
         if self.moves_images:
             check_coordinates(specs)
+        held = {s for spec in specs for label in spec.labels if label.kind == "hidden" for s in label.symmetries}
+        _refuse_none_of("symmetries", self.symmetries, held, "symmetries")
+        if self.twins:
+            _refuse_none_of("twin_symmetries", self.twin_symmetries, held, "twins")
 
     def train(self, batch: Batch, seed: int, epoch: int, mixup: Mixup | None = None) -> Batch:
         """A training batch, augmented: B rows become B · views, one view after the other.
@@ -134,6 +140,16 @@ class Augment:
             batch, symmetries=symmetries, scale=self.scale, uniform=random.uniform, log_scale=self.log_scale
         )
         return act_mixed(element, batch)
+
+
+def _refuse_none_of(key: str, asked: tuple[Symmetry, ...], held: set[str], off: str) -> None:
+    """Some of the list may be no network's: the presets are for networks of any activation."""
+    if asked and not held & set(asked):
+        known = [symmetry for symmetry in SYMMETRIES if symmetry in held]
+        raise ConfigError(
+            f"data.augment.{key}=[{','.join(asked)}] moves nothing: the hidden neurons of the data's networks have "
+            + (f"{', '.join(known)}; name one of these" if known else f"no symmetries; set data.augment.{off}=[]")
+        )
 
 
 def joined(batches: list[MixedWeightBatch]) -> MixedWeightBatch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,12 +21,25 @@ from wsl.spec import SpecError
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 CONVERTER = "scripts/convert_checkpoint.py"
+ALONE = "save the state dict alone (torch.save(module.state_dict(), …))"
 #: what torch's loader says of a file that wants more than tensors and plain containers; all else is damage
 FOREIGN = re.compile(r"[Uu]nsupported (global|GLOBAL)|Trying to call|Can only (create|build)|persistent")
+#: what torch's loader raises at damaged files
+DAMAGE = (
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error,
+)  # fmt: skip
 
 
 class UnsafeFileError(SpecError):
-    """A file that wants to run code when it is loaded."""
+    """A file that wants to run code when it is loaded.
+
+    Attributes:
+        reason: what torch's loader says of it.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(f"{message}. {reason}" if reason else message)
+        self.reason = reason
 
 
 class Inert:
@@ -68,13 +82,26 @@ def load_plain(path: Path, inert: Callable[[str], bool] = lambda name: False) ->
                 return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not FOREIGN.search(str(error)):
-            raise SpecError(f"{path} cannot be read: {_first_line(error)}") from error
+            raise _damaged(path, error) from error
         raise UnsafeFileError(
-            f"{path} holds more than tensors, and loading it could run foreign code; save the state dict alone "
-            f"(torch.save(module.state_dict(), …)), or convert it offline with {CONVERTER}. {_reason(error)}"
+            f"{path} holds more than tensors, and loading it could run foreign code; {ALONE}, or convert it offline "
+            f"with {CONVERTER}",
+            _reason(error),
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise SpecError(f"{path} cannot be read: {_first_line(error)}") from error
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error.strerror or _first_line(error)}") from error
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> SpecError:
+    """Without torch's advice to load the file in a way that runs what is in it."""
+    reason = _first_line(error)
+    if "TorchScript" in reason:
+        return SpecError(f"{path} cannot be read: it is a TorchScript archive, which holds code; {ALONE}")
+    words = isinstance(error, RuntimeError | EOFError | pickle.UnpicklingError) and "weights_only" not in reason
+    told = f"{reason.partition('. This is an internal')[0]}; " if words else ""
+    return SpecError(f"{path} cannot be read: {told}it is damaged or no torch file; save or download it again")
 
 
 def _first_line(error: Exception) -> str:
@@ -101,9 +128,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if path.suffix != ".safetensors":
         return tensors_in(path, load_plain(path))
     try:
-        return safetensors.torch.load_file(path)
+        found = safetensors.torch.load_file(path)
+        return {name: found[name] for name in sorted(found, key=natural)}  # the file has them by type and name
     except (OSError, RuntimeError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise SpecError(f"{path} cannot be read: {_first_line(error)}") from error
+
+
+def natural(name: str) -> list[str | int]:
+    """Sorts ``layer2`` before ``layer10``."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def tensors_in(path: Path, found: Any) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wsl.spec import SpecError, StoredTensor
+from wsl.state_dict.files import natural
 from wsl.state_dict.hints import Assumptions, Hints
 
 PARTS = {
@@ -109,8 +110,8 @@ def _ordered(layers: list[Layer], hints: Hints, told: Assumptions) -> list[Layer
             raise SpecError(f"hints: order names {list(hints.order)}, the layers are {list(by_name)}")
         orders = {"the order of the hints": [by_name[name] for name in hints.order]}
     else:
-        natural = sorted(layers, key=lambda x: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", x.name)])
-        orders = {"the order of the file": layers, "the order of their numbers": natural}
+        by_number = sorted(layers, key=lambda layer: natural(layer.name))
+        orders = {"the order of the file": layers, "the order of their numbers": by_number}
     layouts = ("out_in", "in_out") if hints.layout is None else (hints.layout,)
     reason = ""
     for title, order in orders.items():

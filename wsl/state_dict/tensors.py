@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from wsl.spec import SpecError
-from wsl.state_dict.files import Inert, load_plain
+from wsl.state_dict.files import ALONE, Inert, UnsafeFileError, load_plain
 
 MODULE = ("_parameters", "_buffers", "_modules")  # attributes of a module whose names state dicts leave out
 DEEPEST = 64
@@ -25,9 +25,17 @@ def collected(path: Path, under: str = "") -> dict[str, Tensor]:
     Raises:
         SpecError: if the file cannot be read even so, holds no such tensors, or two under one name.
     """
+    try:
+        content = load_plain(path, lambda _: True)
+    except UnsafeFileError as error:
+        raise UnsafeFileError(
+            f"{path} cannot be converted: even its tensors cannot be read without running code in it; {ALONE} where it "
+            "was made",
+            error.reason,
+        ) from error
     prefix = f"{under}." if under else ""
     found: dict[str, Tensor] = {}
-    for name, tensor in _walk(load_plain(path, lambda _: True), "", frozenset()):
+    for name, tensor in _walk(content, "", frozenset()):
         if not name.startswith(prefix):
             continue
         name = name.removeprefix(prefix)

@@ -14,6 +14,8 @@ from pathlib import Path
 from wsl.zoo.layout import ZooError
 
 FIXES = {
+    errno.EEXIST: "a file stands where its folder should be; choose another folder",
+    errno.ENOTDIR: "a file stands where its folder should be; choose another folder",
     errno.ENOSPC: "free some space or choose another folder",
     errno.EDQUOT: "free some of your quota or choose another folder",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f) or choose another folder",
@@ -72,7 +74,25 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise ZooError(f"{path}: is a folder; give the path of a file in it")
     if path.exists() and not overwrite:
-        raise ZooError(f"{path}: exists already; delete it, choose another name or pass overwrite=True")
+        raise ZooError(
+            f"{path}: exists already; delete it, choose another name, or replace it: --overwrite of "
+            "scripts/import_zoo.py, overwrite=True in Python"
+        )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is complete, or as it was; its folder must exist.
+
+    Raises:
+        ZooError: with the reason and the fix, if it cannot be written.
+    """
+    with reported(path):
+        temporary = Temporary(path)
+        try:
+            temporary.path.write_bytes(content)
+            temporary.put_in_place()
+        finally:
+            temporary.discard()
 
 
 @contextlib.contextmanager

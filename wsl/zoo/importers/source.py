@@ -44,6 +44,7 @@ class Source:
         read: number → network; raises :class:`FaultyNetworkError` if this one alone is at fault.
         run_ids: int64 ``[n]``. splits: name → numbers. columns: name → ``[n]``, where no file need be read for it.
         missing: names of networks that the source lists but does not hold.
+        unfit: names of further networks, which the source holds but has no usable label for → why.
         root: the source's folder, which messages that are kept in the file leave out.
     """
 
@@ -55,6 +56,7 @@ class Source:
     splits: Mapping[str, Array]
     columns: Mapping[str, Array] = field(default_factory=dict)
     missing: Sequence[str] = ()
+    unfit: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -33,8 +33,8 @@ class Policies:
     """What is done about faults.
 
     Attributes:
-        faulty: networks that are damaged, not finite, of a wrong shape, with a label out of range, or missing:
-            ``refuse`` the import and name them, or ``quarantine``: leave them out and list them in the recipe.
+        faulty: networks that are damaged, not finite, of a wrong shape, without a usable label, or missing: ``refuse``
+            the import and name them, or ``quarantine``: leave them out and list them in the recipe.
         duplicates: networks equal to an earlier one: the same, or ``keep`` them.
         overwrite: replace a file that is there.
     """
@@ -108,7 +108,7 @@ def import_zoo(
 
 def _look(source: Source, progress: Progress) -> _Seen:
     seen = _Seen(np.full(len(source), -1, dtype=np.int64), [b""] * len(source), {})
-    seen.faults += [Fault(name, "missing", "listed, but not in the source") for name in source.missing]
+    seen.faults += _of_tables(source)
     numbers: dict[WeightSpec, int] = {}
     first: dict[bytes, int] = {}
     for number in range(len(source)):
@@ -132,6 +132,12 @@ def _look(source: Source, progress: Progress) -> _Seen:
                 seen.faults.append(Fault(source.names[number], "duplicate", reason, number))
         progress("checking", number + 1, len(source))
     return seen
+
+
+def _of_tables(source: Source) -> list[Fault]:
+    """What is known before any file is read."""
+    unfit = [Fault(name, "without a usable label", reason) for name, reason in source.unfit.items()]
+    return [Fault(name, "missing", "listed, but not in the source") for name in source.missing] + unfit
 
 
 def _checked(network: Network) -> Network:
@@ -158,20 +164,19 @@ def _decide(source: Source, seen: _Seen, policies: Policies, out: Path) -> Array
     seen.faults += _out_of_range(source, seen)
     repeated = [fault for fault in seen.faults if fault.kind == "duplicate"]
     others = [fault for fault in seen.faults if fault.kind != "duplicate"]
+    total = len(source) + len(source.unfit)
     if others and policies.faulty == "refuse":
-        raise ZooError(_listed(others, len(source), "--faulty quarantine leaves them out, and lists them in the file"))
+        raise ZooError(_listed(others, total, "--faulty quarantine leaves them out, and lists them in the file"))
     if repeated and policies.duplicates == "refuse":
         fix = "--duplicates quarantine leaves them out, --duplicates keep takes them"
-        raise ZooError(_listed(repeated, len(source), fix))
+        raise ZooError(_listed(repeated, total, fix))
     seen.repeated = len(repeated)
     if policies.duplicates == "keep":
         seen.faults = others
     kept = np.ones(len(source), dtype=bool)
     kept[[fault.number for fault in seen.faults if fault.number >= 0]] = False
     if not kept.any():
-        raise ZooError(
-            f"{out}: not one of {len(source)} networks can be used. " + _listed(seen.faults, len(source), "")
-        )
+        raise ZooError(f"{out}: not one of {total} networks can be used. " + _listed(seen.faults, total, ""))
     return kept
 
 
@@ -197,7 +202,9 @@ def _listed(faults: list[Fault], total: int, fix: str) -> str:
     counts = ", ".join(f"{count} {kind}" for kind, count in Counter(fault.kind for fault in faults).items())
     lines = "".join(f"\n  {fault.name}: {fault.reason}" for fault in faults[:NAMED])
     more = f"\n  and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-    return f"of {total} networks {counts}:{lines}{more}" + (f"\nDownload the source again; or {fix}" if fix else "")
+    return f"of {total} networks {counts}:{lines}{more}" + (
+        f"\nMend the source or download it again; or {fix}" if fix else ""
+    )
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
