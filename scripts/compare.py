@@ -24,15 +24,17 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 from comparing import protocol, rows, tables  # noqa: E402
-from comparing.comparison import Comparison  # noqa: E402
-from comparing.one_run import ROOT, end_with_parent, outcome_of  # noqa: E402
-from comparing.outcome import KILLED, Order, Outcome, outcome_if_known  # noqa: E402
+from comparing.comparison import Comparison, Run  # noqa: E402
+from comparing.one_run import ROOT, check_data, end_with_parent, outcome_of  # noqa: E402
+from comparing.outcome import KILLED, NOT_RUN, Order, Outcome, outcome_if_known  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: E402
 from rich.table import Column, Table  # noqa: E402
 
 from wsl.command_line import plain_errors, refuse_unknown_keys, with_overrides  # noqa: E402
 from wsl.errors import UserError  # noqa: E402
 from wsl.results import console  # noqa: E402
-from wsl.run_folder import write_text  # noqa: E402
+from wsl.run_folder import ensure, write_text  # noqa: E402
 
 #: keys that a comparison sets itself, and how it is told to
 OWN_KEYS = {
@@ -91,11 +93,11 @@ def in_own_process(order: Order) -> Outcome:
         try:
             return pool.submit(outcome_of, order).result()
         except BrokenProcessPool:
-            if (mark := order.folder / KILLED).exists():
+            if (order.folder / KILLED).exists():
                 found = Outcome(stopped="its process was killed twice, as happens when memory does not suffice")
                 found.write(order.folder / "outcome.json")
                 return found
-            write_text(mark, "")
+            write_text(ensure(order.folder) / KILLED, "")
             raise UserError(f"the run in {order.folder} was killed; start the same command again to go on") from None
 
 
@@ -123,15 +125,27 @@ def comparison(
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    args = arguments(given)
-    screen = console()
-    carry_out = outcome_if_known if args.finished else in_own_process
-    wanted = comparison(args, carry_out, lambda text: screen.print(text, markup=False, soft_wrap=True))
     with plain_errors():
-        refuse_unknown_options(args)
-        protocol.keep_to(args.out, wanted.protocol, write=not args.finished)
+        return compare(arguments(given))
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Run what is left to run, or nothing, and write the tables.
+
+    Raises:
+        UserError: of the options, the data, the folder or a run.
+    """
+    refuse_unknown_options(args)
+    screen = console()
+    if args.finished:
+        wanted = comparison(args, outcome_if_known, lambda text: None)
+        protocol.keep_to(args.out, wanted.protocol, write=False)
         wanted.run()
-        protocol.of_one_split(wanted.outcomes, args.out)
+        if not any(outcome.stopped != NOT_RUN for outcome in wanted.found.values()):
+            raise UserError(f"{args.out} holds no finished run of these encoders, rates and seeds")
+    else:
+        wanted = run(args, screen)
+    protocol.of_one_split(wanted.outcomes, args.out)
     found, rates = wanted.outcomes, wanted.best_rates
     table = tables.rows(found, rates)
     threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
@@ -147,6 +161,28 @@ def main(given: Sequence[str] | None = None) -> int:
     tables.figure(found, title, args.out / "comparison.png")
     screen.print(f"written: {args.out}/table.md, table.csv, runs.csv, comparison.png", markup=False, soft_wrap=True)
     return 0
+
+
+def run(args: argparse.Namespace, screen: Console) -> Comparison:
+    """Carry out what is asked for, with a line for every run that ends and a bar until the last one has."""
+    bar = Progress(
+        TextColumn("{task.completed} of {task.total} runs"), BarColumn(), TimeElapsedColumn(),
+        console=screen, transient=True,
+    )  # fmt: skip
+    shown = bar.add_task("", total=None)
+
+    def say(text: str) -> None:
+        screen.print(text, markup=False, soft_wrap=True)
+        bar.update(shown, completed=len(wanted.found), total=wanted.expected)
+
+    wanted = comparison(args, in_own_process, say)
+    digest = check_data(wanted.order(Run(args.encoders[0], args.rates[0], 0)))
+    protocol.keep_to(args.out, wanted.protocol)
+    protocol.of_this_data(args.out, digest)
+    bar.update(shown, total=wanted.expected)
+    with bar:
+        wanted.run()
+    return wanted
 
 
 if __name__ == "__main__":

@@ -168,8 +168,33 @@ def test_a_run_is_not_resumed_on_other_data(small_zoo: Path, tmp_path: Path) -> 
     starts = json.loads((tmp_path / "provenance.json").read_text())
     starts[0]["data"]["digest"] = "0" * 64
     (tmp_path / "provenance.json").write_text(json.dumps(starts))
-    with pytest.raises(RunFolderError, match=r"has changed since .*digest"):
-        train.run(resumed(tmp_path, "trainer.max_epochs=2"), tmp_path)
+    for more in ([], ["trainer.max_epochs=2"]):  # nor is a finished one read
+        with pytest.raises(RunFolderError, match=r"has changed since .*digest"):
+            train.run(resumed(tmp_path, *more), tmp_path)
+
+
+def test_a_finished_run_is_read_though_its_zoo_is_gone(small_zoo: Path, tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo.h5"
+    zoo.write_bytes(small_zoo.read_bytes())
+    first = train.run(config(zoo, "trainer.max_epochs=1"), tmp_path / "run")
+    zoo.unlink()
+    assert train.run(resumed(tmp_path / "run"), tmp_path / "run") == first and first.digest
+
+
+def test_a_run_that_died_before_its_export_is_not_finished(
+    small_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RunFolderError("no space left")
+
+    start = config(small_zoo, "trainer.max_epochs=2")
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "save_encoder", full)
+        with pytest.raises(RunFolderError, match="no space left"):
+            train.run(start, tmp_path / "run")
+    again = train.run(resumed(tmp_path / "run"), tmp_path / "run")
+    assert (tmp_path / "run" / "model.safetensors").exists() and (tmp_path / "run" / "figures").exists()
+    assert again.test == train.run(start, tmp_path / "whole").test
 
 
 def test_a_run_without_validation_is_refused(small_zoo: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
 
-from wsl import plots, ranks, results, tracking
+from wsl import build, plots, ranks, results, tracking
 from wsl.attention_maps import write_attention
 from wsl.batch import WeightBatch
 from wsl.build import RunConfig
@@ -67,11 +67,19 @@ def _unread(encoder: Encoder) -> str:
 
 
 def finished(config: RunConfig, folder: Path) -> Result | None:
-    """The result of a resumed run that has nothing left to do."""
+    """The result of a resumed run that has nothing left to do.
+
+    Raises:
+        RunFolderError: if its data has changed since; data that is gone is not asked for.
+    """
     if config.resume is None or not (folder / "result.json").exists():
         return None
     result = Result.read(folder)
-    return result if result.epochs >= config.trainer.max_epochs else None
+    if result.epochs < config.trainer.max_epochs:
+        return None
+    if Path(result.data).exists():
+        build.same_data(folder, build.data(config))
+    return result
 
 
 def conclude(config: RunConfig, folder: Path, data: Data, task: Task, trainer: pl.Trainer) -> Result:
@@ -94,11 +102,12 @@ def conclude(config: RunConfig, folder: Path, data: Data, task: Task, trainer: p
         seed=config.seed,
         data=str(data.path),
         split=data.split_digest,
+        digest=data.digest,
     )
     if trainer.is_global_zero:
-        result.write(folder)
         save_encoder(task.encoder, config.encoder.model_dump(mode="json"), folder)
         figures = _figures(folder, data, task, result)
+        result.write(folder)  # last: a run with a result is finished, and has all else
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 tracking.conclude(logger, folder, task, figures, {f"val/{metric}": result.val[metric]})

@@ -29,6 +29,7 @@ class Result:
         epoch: of the chosen checkpoint, from 0.
         seconds: wall time of training, validation included.
         split: digest of which rows were in which split; empty in results of older releases.
+        digest: of the data's content, likewise.
     """
 
     encoder: str
@@ -42,6 +43,7 @@ class Result:
     seed: int
     data: str
     split: str = ""
+    digest: str = ""
     compared: tuple[Result, ...] = field(default_factory=tuple)
 
     def write(self, folder: Path) -> None:

@@ -93,14 +93,24 @@ class Comparison:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _one(self, run: Run) -> None:
+    @property
+    def expected(self) -> int:
+        """How many runs there will be, as far as is known: an encoder that refuses has one."""
+        whole = len(self.rates) + self.seeds - 1
+        refused = {run.encoder for run, outcome in list(self.found.items()) if outcome.refused}
+        return sum(1 if name in refused else whole for name in self.encoders)
+
+    def order(self, run: Run) -> Order:
+        """What is asked of a run, given what is found so far."""
         folder = self.folder / rows.folder(run.encoder) / f"rate{run.rate:g}_seed{run.seed}"
         epochs, minutes, batches = self.epochs, self.minutes, None
         first = next((o for r, o in list(self.found.items()) if r.encoder == run.encoder and o.result), None)
         if first is not None and first.result is not None:  # as long, whatever else the machine does now
             epochs, minutes, batches = first.result.epochs, math.inf, first.batches
-        order = Order(folder, self.overrides, run.encoder, run.rate, run.seed, epochs, minutes, self.threads, batches)
-        self.found[run] = outcome = self.carry_out(order)
+        return Order(folder, self.overrides, run.encoder, run.rate, run.seed, epochs, minutes, self.threads, batches)
+
+    def _one(self, run: Run) -> None:
+        self.found[run] = outcome = self.carry_out(self.order(run))
         result = outcome.result
         value = outcome.why_not if result is None else f"{result.val[result.metric]:.4f} on validation"
         self.say(f"{len(self.found)}. {run.encoder}, rate {run.rate:g}, seed {run.seed}: {value}")

@@ -84,6 +84,18 @@ def outcome_of(order: Order) -> Outcome:
     return found
 
 
+def check_data(order: Order) -> str:
+    """Open the data that all runs share, building it where that is asked for; its digest.
+
+    Raises:
+        UserError: if it cannot be read, or is nothing for the task.
+    """
+    config = configured(order)
+    data = build.data(config)
+    build.check_task(config, data)
+    return data.digest
+
+
 def measured(order: Order, config: RunConfig, data: build.Data, encoder: Encoder) -> Outcome:
     """What training the encoder and testing it once finds, and what it takes."""
     step, units = step_seconds(config, data, encoder)

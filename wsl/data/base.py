@@ -40,7 +40,7 @@ class Data(pl.LightningDataModule):
 
     @property
     def split_digest(self) -> str:
-        """SHA-256 of which rows are in which split: results with equal ones can be compared."""
+        """SHA-256 of which rows are in which split: with equal data, results with equal ones can be compared."""
         return split_digest({name: np.asarray(rows) for name, rows in self.rows.items()})
 
     def example(self) -> Any:

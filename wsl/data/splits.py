@@ -106,7 +106,7 @@ def check_no_leak(zoo: Zoo, rows: Mapping[str, np.ndarray]) -> None:
 
 
 def split_digest(rows: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of the row numbers of each split, hexadecimal: equal for runs that can be compared."""
+    """SHA-256 of the row numbers of each split, hexadecimal: equal for runs on one data that can be compared."""
     state = hashlib.sha256()
     for name in sorted(rows):
         state.update(f"{name} {len(rows[name])}\n".encode())
