@@ -4,7 +4,7 @@ Every encoder is trained once, on the networks as they are. Then each test netwo
 random permutation and positive scaling of its hidden channels (``data.augment.twins``), which leave its function alone:
 an encoder that respects scaling gives the same tau for every k. With k = 0 the twins are permuted only.
 
-    python scripts/reproduce.py scaling --seeds 0 1 2 --markdown docs/scaling.md --figure docs/figures/scaling.png
+    python scripts/reproduce.py scaling --seeds 0 1 2 --markdown scaling.md --figure scaling.png
 
 The first seed of every encoder comes first. What is finished is not repeated: stopped and started again, runs go on
 from their last checkpoint. Further arguments are overrides of the config.
