@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -9,7 +10,7 @@ from omegaconf import DictConfig
 
 from wsl import build, report
 from wsl.build import RunConfig
-from wsl.command_line import one_job, plain_errors, refuse_unknown_keys
+from wsl.command_line import interruption_told, one_job, plain_errors, refuse_unknown_keys, with_keys_of_run
 from wsl.heap import keep_freed_memory
 from wsl.out_of_memory import memory_told
 from wsl.preemption import watched
@@ -40,7 +41,7 @@ def main(cfg: DictConfig) -> float:
     with plain_errors(), watched(), one_job():
         config = build.config(cfg)
         folder = build.folder(config)
-        with owned(folder), failures_told(folder, config.ranks):
+        with interruption_told(folder), owned(folder), failures_told(folder, config.ranks):
             config = build.continued(config, folder)
             results = [run(config, folder)]
             results += [run(other, folder / "compare" / name) for name, other in config.compared().items()]
@@ -51,5 +52,6 @@ if __name__ == "__main__":
     keep_freed_memory()
     with plain_errors():
         refuse_unknown_keys("conf", "train")
-    with watched():
+    sys.argv[1:] = with_keys_of_run(sys.argv[1:])
+    with plain_errors(), watched():
         main()

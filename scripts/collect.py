@@ -1,7 +1,8 @@
 """Table and figure of a sweep: ``python scripts/collect.py SWEEP_FOLDER``.
 
 Jobs that differ in the seed alone are averaged (mean ± sample standard deviation). Settings are ranked by validation;
-test figures are shown beside, and choose nothing. Writes ``sweep.csv`` and ``sweep.png`` into the folder.
+test figures are shown beside, and choose nothing. Jobs without a result are named. Writes ``sweep.csv`` and
+``sweep.png`` into the folder.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of a sweep: one folder for each job")
     args = parser.parse_args()
     with plain_errors():
-        settings, unfinished = sweeps.collect(args.folder)
+        settings, without = sweeps.collect(args.folder)
         console = results.console()
         console.print(sweeps.table(settings, f"{args.folder}, best by validation first"))
         console.print(f"best by validation: {settings[0].name}", markup=False, soft_wrap=True)
-        for job in unfinished:
-            console.print(f"not finished: {job} (give the sweep again to go on)", markup=False, soft_wrap=True)
+        if without:
+            jobs = len(without) + sum(len(setting.found) for setting in settings)
+            text = f"{len(without)} of {jobs} jobs have no result (given again, the sweep goes on with them):"
+            console.print(text, markup=False, soft_wrap=True)
+        for job, why in without.items():
+            console.print(f"  {job}: {why}", markup=False, soft_wrap=True)
         for path in sweeps.write(settings, args.folder):
             console.print(f"written: {path}", markup=False, soft_wrap=True)
 

@@ -14,7 +14,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,16 @@ from typing import Any
 import yaml
 
 from wsl import plain_yaml
-from wsl.command_line import plain_errors
+from wsl.command_line import INTERRUPTED, plain_errors, refuse_unknown_keys
 from wsl.data.sampler import mixed_seed
 from wsl.errors import UserError
 from wsl.preemption import EXIT_CODE, SIGNALS
 from wsl.results import Result
-from wsl.run_folder import ensure, owned
+from wsl.run_folder import ensure, owned, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
+#: in a search's folder: what it was started with
+RECORD = "search.json"
 
 
 class SearchError(UserError, ValueError):
@@ -63,9 +65,20 @@ class Sweep:
         for key, value, allowed in (("method", method, ("bayes", "random")), ("goal", goal, ("maximize", "minimize"))):
             if value not in allowed:
                 raise SearchError(f"{path}: {key}: {value}: allowed is {' or '.join(allowed)}")
-        if not name.startswith("val/"):
+        if not isinstance(name, str) or not name.startswith("val/"):
             raise SearchError(f"{path}: metric.name: {name}: trials are judged by a metric of the validation, val/…")
+        for key, one in parameters.items():
+            if not isinstance(one, Mapping) or not isinstance(one.get("values", []), list):
+                raise SearchError(f"{path}: parameters: {key}: {one}: should hold value, values, or min and max")
         return cls(path, fixed, parameters, name.removeprefix("val/"), goal == "maximize", method)
+
+    @property
+    def examples(self) -> list[str]:
+        """An override of train.py for each parameter, with a value that a trial may get."""
+        return [
+            f"{key}={one.get('value', one['values'][0] if one.get('values') else one.get('min'))}"
+            for key, one in self.parameters.items()
+        ]
 
     def suggested(self, trial: Any) -> list[str]:
         """The trial's overrides of train.py."""
@@ -100,13 +113,18 @@ class Trials:
     def value(self, number: int, overrides: list[str]) -> float | None:
         """The metric of a trial; None if it failed. A run that was begun in its folder is gone on with."""
         run = self.folder / str(number)
-        words = ["compare=[]", *self.sweep.fixed, *self.given, *overrides, f"folder={run}"]
-        last = {word.partition("=")[0]: word for word in words}
-        self._running = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *last.values()])
-        code = self._running.wait()
+        words = last_of(["compare=[]", *self.sweep.fixed, *self.given, *overrides, f"folder={run}"])
+        self._running = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *words])
+        try:
+            code = self._running.wait()
+        except KeyboardInterrupt:  # the trial has heard it too, and still writes into its folder
+            self._running.wait()
+            raise
         self._running = None
         if code == EXIT_CODE:
             raise SystemExit(EXIT_CODE)
+        if code in (INTERRUPTED, -signal.SIGINT):
+            raise KeyboardInterrupt
         if code:
             return None
         found = Result.read(run).val
@@ -120,15 +138,29 @@ class Trials:
         self._running.send_signal(number)
 
 
+def last_of(words: Sequence[str]) -> list[str]:
+    """Of arguments for the same key the last."""
+    return list({word.partition("=")[0]: word for word in words}.values())
+
+
 def search(sweep: Sweep, folder: Path, trials: int, seed: int, given: list[str]) -> Any:
-    """The study, after so many trials in all."""
+    """The study, after so many trials in all.
+
+    Raises:
+        ConfigError: if a trial would get a key that train.py does not have.
+        SearchError: if the folder holds another search, or the first trial fails: the others would too.
+    """
+    refuse_unknown_keys(str(ROOT / "conf"), "train", last_of([*sweep.fixed, *given, *sweep.examples]))
     try:
         import optuna
     except ImportError:
         raise SearchError("optuna is not installed: pip install optuna") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _same_search(folder, sweep, seed, given)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "search.journal")))
+    record = json.dumps({"sweep": sweep.path.read_text(), "seed": seed, "given": given}, indent=2)
+    journal = folder / "search.journal"
+    if not _begun(folder, record):
+        journal.unlink(missing_ok=True)  # of a start of which nothing came, perhaps by other arguments
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
     direction = "maximize" if sweep.maximise else "minimize"
     study = optuna.create_study(storage=storage, study_name="search", direction=direction, load_if_exists=True)
     sampler = optuna.samplers.TPESampler if sweep.method == "bayes" else optuna.samplers.RandomSampler
@@ -143,6 +175,13 @@ def search(sweep: Sweep, folder: Path, trials: int, seed: int, given: list[str])
         overrides = sweep.suggested(trial)
         print(f"trial {number + 1} of {trials}: {' '.join(overrides)}", flush=True)
         value = runs.value(number, overrides)
+        if value is None and number == 0:
+            left = (
+                f" (other settings need another --folder: {folder / '0'} is begun)" if (folder / "0").exists() else ""
+            )
+            raise SearchError(f"the first trial failed, and says why above; mend it and start the search again{left}")
+        if value is not None:
+            write_text(folder / RECORD, record)
         state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
         study.tell(trial, value, state=state)
         print(
@@ -152,14 +191,18 @@ def search(sweep: Sweep, folder: Path, trials: int, seed: int, given: list[str])
     return study
 
 
-def _same_search(folder: Path, sweep: Sweep, seed: int, given: list[str]) -> None:
-    """Refuse to go on with another search."""
-    wanted = json.dumps({"sweep": sweep.path.read_text(), "seed": seed, "given": given}, indent=2)
-    record = folder / "search.json"
+def _begun(folder: Path, wanted: str) -> bool:
+    """Whether a trial of this search has succeeded; what the search is, is written down then.
+
+    Raises:
+        SearchError: if one of another search has.
+    """
+    record = folder / RECORD
     if not record.exists():
-        record.write_text(wanted)
-    elif record.read_text() != wanted:
+        return False
+    if record.read_text() != wanted:
         raise SearchError(f"{folder} holds another search ({record}); give the same arguments, or another --folder")
+    return True
 
 
 def main() -> None:
@@ -170,11 +213,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what is proposed (default 0)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further overrides of train.py")
     args = parser.parse_intermixed_args()
+    if args.trials < 1:
+        parser.error(f"--trials {args.trials}: should be at least 1")
     with plain_errors(), owned(ensure(args.folder)):
         study = search(Sweep.read(args.sweep), args.folder, args.trials, args.seed, args.overrides)
         done = [trial for trial in study.get_trials(deepcopy=False) if trial.value is not None]
         if not done:
-            raise SearchError(f"none of {args.trials} trials succeeded; the first says why: {args.folder / '0'}")
+            left = [str(path.parent) for path in sorted(args.folder.glob("*/config.yaml"))]
+            raise SearchError(f"none of {args.trials} trials succeeded; folders: {', '.join(left) or 'none is left'}")
         best = study.best_trial
         print(f"best of {len(done)}: {args.folder / str(best.number)} with {best.value:.4f} by {best.params}")
 

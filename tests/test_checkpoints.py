@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,27 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
         io.save_checkpoint({"global_step": 2}, path)
     assert read_checkpoint(path)["global_step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own words do not say so; and what to go on with is named only if there is something."""
+    io, path, save = AtomicCheckpointIO(), tmp_path / "last.ckpt", torch.save
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(CheckpointError, match=r"unexpected pos.*make the folder writable, then start the run again"):
+        io.save_checkpoint({}, path)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=4096))
+    with pytest.raises(CheckpointError, match=r"the disk is full.*There is none before it; free space, then start the"):
+        io.save_checkpoint({}, path)
+    monkeypatch.setattr(torch, "save", save)
+    io.save_checkpoint({}, path)
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(CheckpointError, match=r"The one before it is untouched; free space, then go on with resume="):
+        io.save_checkpoint({}, tmp_path / "best-1.ckpt")
 
 
 def test_pickles_with_code_are_refused_and_not_run(tmp_path: Path) -> None:

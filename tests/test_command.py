@@ -51,6 +51,23 @@ def test_resume_from_the_command_line(small_zoo: Path, tmp_path: Path) -> None:
     assert done.returncode == 1 and "optimizer.lr" in done.stderr and "0.3" in done.stderr
 
 
+def test_options_of_another_encoder_are_those_of_the_resumed_run(small_zoo: Path, tmp_path: Path) -> None:
+    """Hydra composes the default encoder, which has no such option, before the run's config is read."""
+    fixed = [f"data.path={small_zoo}", "data.build=''", "compare=[]", "encoder=mlp", "logger=csv", "trainer=debug"]
+    folder = tmp_path / "run"
+    done = command(*fixed, "encoder.hidden=[3]", f"folder={folder}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = command(f"resume={folder}", "encoder.hidden=[3]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = command(f"resume={folder}", "encoder.hiden=[3]", cwd=tmp_path)
+    assert done.returncode == 1 and "unknown key encoder.hiden=[3]; did you mean 'hidden'?" in done.stderr, done.stderr
+    (folder / "provenance.json").write_text("[{")
+    (folder / "result.json").unlink()
+    done = command(f"resume={folder}", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert f"error: {folder / 'provenance.json'} cannot be read" in done.stderr
+
+
 def test_killed_after_a_checkpoint_a_run_ends_as_if_it_had_not_been(small_zoo: Path, tmp_path: Path) -> None:
     fixed = [
         f"data.path={small_zoo}",

@@ -59,6 +59,8 @@ def test_the_default_config_is_whole() -> None:
         ("compare=[mpl]", ["compare", "mpl", "statnn"]),
         ("data.build=typo", ["data.build", "typo", "digits_inr"]),
         ("trainer.limit_val_batches=0.0", ["trainer.limit_val_batches", "0.0"]),
+        ("trainer.limit_val_batches=abc", ["trainer.limit_val_batches='abc': should be a valid integer"]),
+        ("trainer.max_steps=-7", ["trainer.max_steps=-7", "greater than or equal to -1"]),
         ("compare=statnn", ["compare", "statnn", "list"]),
         ("seed='1'", ["seed", "1", "integer"]),
         ("task.label_smoothing=2", ["task.label_smoothing", "2"]),
@@ -84,6 +86,8 @@ def test_nothing_is_instantiated_by_import_path(group: str, key: str) -> None:
         ("encodr=mlp", ["encodr=mlp", "did you mean 'encoder'"]),
         ("encoder=mpl", ["mpl", "ng_gnn", "statnn"]),
         ("trainer.epochs=3", ["trainer.epochs=3", "max_epochs"]),
+        ("encoder.foo=1", ["encoder.foo=1. Allowed here: "]),
+        ("data.where.label=[0,1]", ["+data.where.label=[0,1]", "put a plus in front"]),
     ],
 )
 def test_misspelt_arguments_are_answered(argument: str, words: list[str]) -> None:
@@ -103,6 +107,8 @@ def test_misspelt_arguments_are_answered(argument: str, words: list[str]) -> Non
         ["hydra.sweep.dir=x"],
         ["hydra/launcher=submitit_local"],
         ["experiment=digits_inr", "seed=3"],
+        ["resume=runs/some", "encoder.paths=8"],
+        ["data=cnn_digits", "data.where.activation=relu", "+data.where.label=[0,1]"],
     ],
 )
 def test_right_arguments_pass(arguments: list[str]) -> None:
@@ -166,3 +172,9 @@ def test_missing_and_interpolated_values() -> None:
         cfg.seed = "${oc.env:WSL_SURELY_ABSENT}"
         with pytest.raises(ConfigError, match="WSL_SURELY_ABSENT"):
             build.config(cfg)
+
+
+def test_a_folder_is_no_zoo(tmp_path: Path) -> None:
+    for build_it in ("''", "digits_inr"):
+        with pytest.raises(ConfigError, match="is a folder; name the zoo file"):
+            build.data(config(f"data.path={tmp_path}", f"data.build={build_it}"))

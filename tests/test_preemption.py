@@ -16,6 +16,7 @@ from ranks_of_runs import ROOT, TWO, appears, curve, end, finished, in_this_proc
 
 from wsl import preemption
 from wsl.checkpoint import read_checkpoint
+from wsl.command_line import INTERRUPTED
 from wsl.preemption import EXIT_CODE, Preempted, watched
 
 #: train.py in which the rank of SIGNALLED gets a signal in the middle of the step of STEP
@@ -30,6 +31,7 @@ def training_step(self, batch, number):
         os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
     return loss
 Task.training_step = training_step
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
 sys.argv[0] = {root!r} + "/train.py"
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -68,6 +70,17 @@ def test_one_process(small_zoo: Path, tmp_path: Path, name: str, step: int, kept
     in_this_process(tmp_path / "whole", *run(small_zoo))
     in_this_process(folder, *run(small_zoo))
     same_run(tmp_path / "whole", folder)
+
+
+@pytest.mark.parametrize(("step", "words"), [(12, "go on with resume="), (3, "there is no checkpoint yet")])
+def test_ctrl_c(small_zoo: Path, tmp_path: Path, step: int, words: str) -> None:
+    """Lightning would end the program with code 1, and say nothing."""
+    folder = tmp_path / "part"
+    code, said = signalled(tmp_path, "SIGINT", step, 0, *run(small_zoo, f"folder={folder}"))
+    assert code == INTERRUPTED == 130, said
+    (line,) = [line for line in said.splitlines() if "interrupted" in line]
+    assert line.startswith(f"interrupted; {words}") and "Traceback" not in said
+    assert (line.endswith(f"resume={folder}")) == (folder / "checkpoints" / "last.ckpt").exists() == (step == 12)
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from ranks_of_runs import ROOT, appears, end, finished, options, start
 
+from wsl.config import ConfigError
+
 sys.path.insert(0, str(ROOT / "scripts"))
 search = pytest.importorskip("search")
 pytest.importorskip("optuna")
@@ -89,6 +91,9 @@ def test_small_errors_are_sought_where_the_goal_is_to_minimise(tmp_path: Path, m
         ({"metric": {"name": "test/accuracy", "goal": "maximize"}}, "test/accuracy: trials are judged by"),
         ({"metric": {"name": "val/accuracy", "goal": "up"}}, "goal: up"),
         ({"metric": None}, "no sweep file"),
+        ({"metric": {"name": 3, "goal": "maximize"}}, "metric.name: 3: trials are judged by"),
+        ({"parameters": {"seed": 3}}, "parameters: seed: 3: should hold value"),
+        ({"parameters": {"seed": {"values": 3}}}, "parameters: seed: .*should hold value"),
         ({"parameters": {"seed": {"distribution": "normal"}}}, "seed: .*kinds are constant"),
         ({"parameters": {"optimizer.lr": {"min": 1.0, "max": 0.1}}}, r"optimizer\.lr: .*"),
     ],
@@ -96,6 +101,42 @@ def test_small_errors_are_sought_where_the_goal_is_to_minimise(tmp_path: Path, m
 def test_files_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(search.SearchError, match=words):
         run(monkeypatch, tmp_path, 1, FakeRuns(), **changes)
+
+
+def test_a_misspelt_key_is_refused_before_the_first_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, wrong = FakeRuns(), SWEEP["parameters"] | {"encoder.dropuot": {"min": 0.0, "max": 0.5}}
+    with pytest.raises(ConfigError, match=r"encoder\.dropuot=0\.0; did you mean 'dropout'"):
+        run(monkeypatch, tmp_path / "search", 3, runs, parameters=wrong)
+    assert runs.asked == [] and list((tmp_path / "search").iterdir()) == [tmp_path / "search" / "sweep.yaml"]
+
+
+def test_the_first_trial_that_fails_is_the_end_and_locks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = FakeRuns()
+    monkeypatch.setattr(FakeRuns, "__call__", lambda self, trials, number, overrides: self.asked.append(number))
+    with pytest.raises(search.SearchError, match=r"the first trial failed, and says why above; mend it"):
+        run(monkeypatch, tmp_path, 3, failing)
+    assert failing.asked == [0] and not (tmp_path / "search.json").exists()
+    monkeypatch.undo()
+    study = run(monkeypatch, tmp_path, 2, FakeRuns(), method="random")
+    assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE", "FAIL"]
+    assert (tmp_path / "search.json").exists()
+
+
+def test_of_two_arguments_for_a_key_the_last_counts(tmp_path: Path) -> None:
+    sweep = search.Sweep.read(sweep_file(tmp_path))
+    words = search.last_of([*sweep.fixed, "encoder=mlp", "seed=1", *sweep.examples])
+    assert words[:2] == ["encoder=mlp", "seed=1"]
+    wanted = {"optimizer.lr=0.001", "optimizer.weight_decay=0.0", "encoder.dropout=0.0", "trainer.max_epochs=2"}
+    assert set(words[2:]) == wanted
+
+
+def test_no_trials_are_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["search.py", "x.yaml", "--folder", str(tmp_path / "s"), "--trials", "0"])
+    with pytest.raises(SystemExit) as left:
+        search.main()
+    assert left.value.code == 2 and not (tmp_path / "s").exists()
 
 
 def test_the_sweep_files_of_the_house_can_be_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ from wsl.run_config import (
     free_on_resume,
     started_with,
 )
+from wsl.results import console
 from wsl.spec import WeightSpec, family
 from wsl.spec.family import SpecFamily
 from wsl.tasks.base import Task
@@ -58,7 +59,12 @@ def data(config: RunConfig) -> Data:
     Raises:
         ZooError: if the file was made by another recipe than the one that ``data.build`` names.
     """
+    if config.data.name == "zoo" and Path(config.data.path).is_dir():
+        raise ConfigError(f"data.path={config.data.path} is a folder; name the zoo file: data.path=FILE.h5")
     if config.zoo is not None:
+        if not Path(config.data.path).exists() and run_folder.first_rank():  # it may be misspelt
+            text = f"{config.data.path} does not exist: zoo={config.data.build} is built there (data.build)"
+            console().print(text, markup=False, soft_wrap=True)
         try:
             build_zoo(config.zoo, Path(config.data.path))
         except ZooError as error:
@@ -77,13 +83,8 @@ def encoder(config: RunConfig, data: Data) -> Encoder:
         raise ConfigError("compile=true hides the layers that callbacks=gradient_flow watches; choose one of the two")
     if config.compile and config.sparsity.name != "none":
         raise ConfigError("compile=true fixes what sparsity changes in every epoch; set compile=false or sparsity=none")
-    for group, chosen in (("encoder", ENCODERS[config.encoder.name]), ("task", TASKS[config.task.name])):
-        if not isinstance(data.spec, chosen.reads):
-            raise ConfigError(
-                f"{group}.name={getattr(config, group).name} reads a {_names(chosen.reads)}, "
-                f"data.name={config.data.name} has a {type(data.spec).__name__}; choose another {group}"
-            )
-    _check_target(config, data)
+    _check_reads(config, data, "encoder", ENCODERS[config.encoder.name].reads)
+    check_task(config, data)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     out_features = TASKS[config.task.name].out_features(data.classes, arguments(config.task))
     built = _made(config.encoder, data.spec, out_features)
@@ -122,7 +123,7 @@ def trainer(config: RunConfig, task: Task, data: Data, folder: Path) -> pl.Train
     loggers = trainers.loggers(folder=folder, name=config.run_name, **arguments(config.logger))
     source = {"path": str(data.path), "digest": data.digest, "split": data.split_digest, "recipe": data.recipe}
     resumed = checkpoint(config, folder)
-    _same_data(folder, data)
+    same_data(folder, data)
     MetricsFile(folder).forget_after(0 if resumed is None else resumable(resumed))
     callbacks = trainers.callbacks(
         folder=folder,
@@ -213,9 +214,22 @@ def exported_encoder(folder: Path) -> Encoder:
     return built.eval()
 
 
-def _check_target(config: RunConfig, data: Data) -> None:
-    """Refuse targets that the task cannot predict."""
+def _check_reads(config: RunConfig, data: Data, group: str, reads: tuple[type, ...]) -> None:
+    if not isinstance(data.spec, reads):
+        raise ConfigError(
+            f"{group}.name={getattr(config, group).name} reads a {_names(reads)}, "
+            f"data.name={config.data.name} has a {type(data.spec).__name__}; choose another {group}"
+        )
+
+
+def check_task(config: RunConfig, data: Data) -> None:
+    """Refuse a task that is made for another kind of data, or cannot predict its targets.
+
+    Raises:
+        ConfigError: naming both.
+    """
     task = TASKS[config.task.name]
+    _check_reads(config, data, "task", task.reads)
     if task.needs_classes and not data.classes:
         raise ConfigError(f"task.name={config.task.name} needs classes, but data.target is no whole number")
     if task.needs_images != data.image_targets:
@@ -273,10 +287,19 @@ def chosen(trainer: pl.Trainer) -> str:
     return checkpoints.best_model_path
 
 
-def _same_data(folder: Path, data: Data) -> None:
+def same_data(folder: Path, data: Data) -> None:
     """Refuse to go on with a run on data that has changed."""
     record = folder / "provenance.json"
-    if record.exists() and (before := json.loads(record.read_text())[0]["data"]["digest"]) != data.digest:
+    if not record.exists():
+        return
+    try:
+        before = str(json.loads(record.read_bytes())[0]["data"]["digest"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise run_folder.RunFolderError(
+            f"{record} cannot be read ({error!r}); put back the one of this run, or remove it: the run then goes on "
+            "unchecked, whether its data have changed or not"
+        ) from None
+    if before != data.digest:
         raise run_folder.RunFolderError(
             f"{data.path} has changed since {folder} was started (digest {data.digest[:12]}…, was {before[:12]}…); "
             "restore the file, or start a new run"

@@ -17,12 +17,15 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from wsl import __version__
 from wsl.errors import UserError
+from wsl.run_folder import FULL
 from wsl.seal import broken_seal, put_seal
 
 #: of what a run keeps in a checkpoint; 0: before it was numbered, which is read too
 FORMAT = 1
 #: without which nothing can be gone on with
 KEYS = ("state_dict", "global_step", "epoch", "optimizer_states", "lr_schedulers", "loops", "callbacks")
+#: bytes: with less free space than this a disk counts as full
+NEARLY_NONE = 2**20
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -51,16 +54,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(temporary, path)
             _sync_folder(path.parent)
         except (OSError, RuntimeError) as error:
+            full = _full(error, path.parent)  # before the part that was written is removed
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             if not path.parent.exists():  # to make it again would hide that what was in it is lost
                 raise CheckpointError(
                     f"cannot write the checkpoint {path}: its folder is gone; start the run again in another folder"
                 ) from error
-            raise CheckpointError(
-                f"cannot write the checkpoint {path}: {error}. The one before it is untouched; "
-                "free space or make the folder writable, then go on with resume=RUNDIR"
-            ) from error
+            why, fix = (f"the disk is full ({error})", "free space") if full else (error, "make the folder writable")
+            last = path.with_name("last.ckpt")
+            if last.exists() or previous_generation(last).exists():
+                way = f"The one before it is untouched; {fix}, then go on with resume=RUNDIR"
+            else:
+                way = f"There is none before it; {fix}, then start the run again"
+            raise CheckpointError(f"cannot write the checkpoint {path}: {why}. {way}") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         path = Path(path)
@@ -134,6 +141,16 @@ def resumable(path: Path) -> int:
 def previous_generation(path: Path) -> Path:
     """Where the generation before ``path`` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _full(error: Exception, folder: Path) -> bool:
+    """Whether the disk is full; torch does not say so itself."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    try:
+        return shutil.disk_usage(folder).free < NEARLY_NONE
+    except OSError:
+        return False
 
 
 def _keep(path: Path) -> None:

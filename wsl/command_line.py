@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import sys
@@ -17,11 +18,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from wsl.config import ConfigError, unknown_key
+from wsl.checkpoint import previous_generation
+from wsl.config import ConfigError, check_key
 from wsl.errors import UserError
-from wsl.run_folder import FOLDER_VARIABLE, STARTER_VARIABLE
+from wsl.run_folder import FOLDER_VARIABLE, FULL, STARTER_VARIABLE, first_rank
 
 #: what Lightning and this program leave in the environment for the ranks that Lightning starts
 RANK_VARIABLES = (
@@ -30,6 +32,13 @@ RANK_VARIABLES = (
 
 #: KEY=VALUE, +KEY=VALUE, ++KEY=VALUE or ~KEY=VALUE
 OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@]*=")
+
+#: exit code after Ctrl-C: 128 and the number of SIGINT, as shells count
+INTERRUPTED = 130
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; the message says how to go on."""
 
 
 def with_overrides(parser: argparse.ArgumentParser, given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -47,14 +56,63 @@ def with_overrides(parser: argparse.ArgumentParser, given: Sequence[str] | None 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """End the program with the message alone when the user can mend the cause; other errors keep their traceback."""
+    """End the program with the message alone when the user can mend the cause; other errors keep their traceback.
+
+    Ctrl-C ends it, and the sweep that it is a job of, with one line and :data:`INTERRUPTED`.
+    """
     try:
         yield
     except UserError as error:
-        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        if _in_sweep():
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
             raise  # one job of a sweep: the others go on
         sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk may be met by any library that writes
+        if error.errno not in FULL or _in_sweep():
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {where}{error.strerror}; free space and give the same command again")
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not _by_ctrl_c(error):
+            raise
+        if first_rank():
+            said = str(error) if isinstance(error, Interrupted) else "give the same command again to go on"
+            print(f"interrupted; {said}", file=sys.stderr, flush=True)  # noqa: T201
+        sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def interruption_told(folder: Path) -> Iterator[None]:
+    """Let Ctrl-C say how the run in this folder is gone on with.
+
+    Raises:
+        Interrupted: in place of what Ctrl-C raises.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not _by_ctrl_c(error):
+            raise
+        raise Interrupted(_way_on(folder)) from None
+
+
+def _by_ctrl_c(error: BaseException) -> bool:
+    """Whether it is Ctrl-C, or what Lightning makes of it while it trains or tests: an exit with code 1."""
+    lightnings = isinstance(error, SystemExit) and error.code == 1 and isinstance(error.__context__, KeyboardInterrupt)
+    return lightnings or isinstance(error, KeyboardInterrupt)
+
+
+def _way_on(folder: Path) -> str:
+    if _in_sweep():
+        return f"give the sweep again with hydra.sweep.dir={HydraConfig.get().sweep.dir} to go on"
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists() or previous_generation(last).exists():
+        return f"go on with resume={folder}"
+    return "there is no checkpoint yet: give the same command again"
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 @contextmanager
@@ -65,7 +123,7 @@ def one_job() -> Iterator[None]:
     sweep; and it takes what it leaves in the environment for ranks that are there already.
     """
     environment, command = dict(os.environ), sys.argv
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if _in_sweep():
         sys.argv = [command[0], *HydraConfig.get().overrides.task]
     try:
         yield
@@ -82,7 +140,8 @@ def one_job() -> Iterator[None]:
 def refuse_unknown_keys(folder: str, name: str, arguments: list[str] | None = None) -> None:
     """Raise ConfigError if an argument ``KEY=VALUE`` names a key that the composed config does not have.
 
-    Everything else about the arguments is Hydra's to judge.
+    Everything else about the arguments is Hydra's to judge. What is given beside ``resume`` is compared with the config
+    of that run instead (``wsl.run_config``).
 
     Args:
         folder: the config folder, relative to the main script.
@@ -92,6 +151,8 @@ def refuse_unknown_keys(folder: str, name: str, arguments: list[str] | None = No
     arguments = sys.argv[1:] if arguments is None else arguments
     if any(a.startswith(("--config", "-cd", "-cn", "-cp")) for a in arguments):
         return  # another config than the one that is known here
+    if _resumed(arguments):
+        return
     given = [a for a in arguments if "=" in a and not a.startswith("-")]
     where = Path(sys.argv[0]).resolve().parent / folder if not Path(folder).is_absolute() else Path(folder)
     try:
@@ -109,21 +170,44 @@ def refuse_unknown_keys(folder: str, name: str, arguments: list[str] | None = No
         raise ConfigError(str(error).partition("Config search path")[0].strip()) from None
     finally:
         GlobalHydra.instance().clear()
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
     for item in values:
-        _check_key(config, item.key_or_group, item.get_value_string())
+        if not item.key_or_group.startswith(("hydra.", "hydra/")):
+            check_key({str(key): value for key, value in plain.items()}, item.key_or_group, item.get_value_string())
+
+
+def with_keys_of_run(arguments: Sequence[str]) -> list[str]:
+    """The arguments of train.py; where they resume a run, values also of keys that the default config lacks.
+
+    Hydra composes that config before the run's own is read, and would refuse an option of another encoder. With two
+    plus signs it does not, and the run's config judges (``wsl.run_config``).
+    """
+    if not _resumed(arguments):
+        return list(arguments)
+    return [f"++{text}" if re.match(r"(?!hydra\.)[A-Za-z_]\w*\.[\w.]+=", text) else text for text in arguments]
+
+
+def jobs_of(overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """What the jobs of a sweep differ in, in the order of their numbers; empty if it cannot be told.
+
+    Args:
+        overrides: as they were given, like ``seed=0,1``.
+    """
+    parser = OverridesParser.create()
+    try:
+        items = [item for item in map(parser.parse_override, overrides) if item.is_sweep_override()]
+        choices = [[f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()] for item in items]
+    except HydraException:  # a pattern, which the folders of options decide on
+        return []
+    return list(itertools.product(*choices))
+
+
+def _resumed(arguments: Sequence[str]) -> bool:
+    return any(re.match(r"\+{0,2}resume=(?!null$)", text) for text in arguments)
 
 
 def _first(text: str) -> str:
     """An override that sweeps over options of a group, with the first of them alone."""
     item = OverridesParser.create().parse_override(text)
     return f"{item.get_key_element()}={next(iter(item.sweep_string_iterator()))}" if item.is_sweep_override() else text
-
-
-def _check_key(config: DictConfig, key: str, value: str) -> None:
-    if key.startswith(("hydra.", "hydra/")):
-        return
-    parent, _, leaf = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    allowed = [str(k) for k in node] if isinstance(node, DictConfig) else []
-    if leaf not in allowed:
-        raise ConfigError(unknown_key(key, value, allowed or [str(k) for k in config]))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, Union, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,6 +47,8 @@ def schema_of(
     return pydantic.create_model(f"{name or constructor.__name__}_config", __base__=Strict, **fields)
 
 
+#: groups whose keys are the data's, not ours
+OPEN = ("data.where",)
 TAGS = ("name", "kind")  # fields that tell the members of a union apart
 
 
@@ -75,8 +78,24 @@ def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
 def unknown_key(key: str, value: object, allowed: Sequence[str]) -> str:
     """The message for a key that does not exist, with the nearest one that does."""
     near = difflib.get_close_matches(key.rpartition(".")[2], allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"unknown key {key}={value}{hint} Allowed here: {', '.join(sorted(allowed)) or 'nothing'}"
+
+
+def check_key(config: Mapping[str, Any], key: str, value: object) -> None:
+    """Raise ConfigError if a config, plain values, does not have this dotted key."""
+    parent, _, leaf = key.rpartition(".")
+    here: Any = config
+    for part in parent.split(".") if parent else ():
+        here = here.get(part) if isinstance(here, Mapping) else None
+    allowed = [str(k) for k in here] if isinstance(here, Mapping) else []
+    if leaf not in allowed and parent in OPEN:
+        raise ConfigError(
+            f"{key}={value}: the config does not name {leaf} yet; put a plus in front of a column's name: "
+            f"+{key}={value}"
+        )
+    if leaf not in allowed:
+        raise ConfigError(unknown_key(key, value, allowed or [str(k) for k in config]))
 
 
 def _initialiser(constructor: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,6 +110,8 @@ def _explain(model: type[BaseModel], fault: Any) -> str:
     """One fault in the words of the config: the key as typed on the command line, the value, what is allowed."""
     path, here = [], model
     for part in fault["loc"]:
+        if _plain_union(here):  # a number of this type or of that: the type is not part of the key
+            break
         members = _members(here, part)
         if members is None:  # the tag of a discriminated union: not part of the key
             here = _tagged(here, part)
@@ -109,6 +130,15 @@ def _explain(model: type[BaseModel], fault: Any) -> str:
         return f"{key}.{tag}={name}: allowed is one of {fault['ctx'].get('expected_tags', 'the options of the group')}"
     message = fault["msg"].replace("Input should", "should").removeprefix("Value error, ")
     return f"{key}={value!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _plain_union(here: Any) -> bool:
+    """Whether a field is of one of several types, none of which has keys or members of its own."""
+    annotation = here.annotation if isinstance(here, pydantic.fields.FieldInfo) else here
+    if get_origin(annotation) not in (Union, types.UnionType) or _options(annotation):
+        return False
+    plain = [one.__origin__ if get_origin(one) is Annotated else one for one in get_args(annotation)]
+    return all(one in (int, float, str, bool, type(None)) for one in plain)
 
 
 def _members(here: Any, part: str | int) -> Any:

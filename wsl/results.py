@@ -54,11 +54,13 @@ class Result:
         """Raises RunFolderError if the folder holds no readable result."""
         path = folder / "result.json"
         try:
-            values: dict[str, Any] = json.loads(path.read_text())
+            values: dict[str, Any] = dict(json.loads(path.read_text()))
             compared = tuple(cls(**{**other, "compared": ()}) for other in values.pop("compared", ()))
             return cls(**values, compared=compared)
-        except (OSError, json.JSONDecodeError, TypeError) as error:
-            raise RunFolderError(f"{path} cannot be read: {error}") from None
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise RunFolderError(
+                f"{path} cannot be read: {error}; remove it and give the run's command again"
+            ) from None
 
 
 def mean_std(values: Sequence[float]) -> str:

@@ -23,7 +23,7 @@ from pydantic import StringConstraints
 from wsl import run_folder
 from wsl import trainer as trainers
 from wsl.callbacks.sparsify import UnifewsSparsification, no_sparsification
-from wsl.config import ConfigError, Strict, arguments, one_of, schema_of, validated
+from wsl.config import OPEN, ConfigError, Strict, arguments, check_key, one_of, schema_of, validated
 from wsl.data.base import Data
 from wsl.data.graph_data import GraphData
 from wsl.data.zoo_data import ZooData
@@ -256,6 +256,8 @@ def _resumed(source: Path, given: Sequence[str]) -> RunConfig:
         elif isinstance(stored.get(key), dict):
             OmegaConf.update(wanted, item.package or key, _option("train", key, str(value), key=key), merge=False)
         else:
+            if key.rpartition(".")[0] not in OPEN:  # the keys of these may be any; they are compared below
+                check_key(stored, key, value)
             OmegaConf.update(wanted, key, value, force_add=True)
     values = _plain(wanted) | {"compare": stored["compare"]}
     run_folder.check_same_config(source, stored, values, free_on_resume(stored["scheduler"]["name"]))

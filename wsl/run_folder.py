@@ -9,12 +9,14 @@ RUN/wandb/               the offline W&B run            RUN/compare/NAME/   the 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ from wsl.errors import UserError
 FOLDER_VARIABLE = "WSL_RUN_FOLDER"
 #: its process, likewise
 STARTER_VARIABLE = "WSL_FIRST_RANK"
+
+
+#: a disk is full, or what the user may have of it
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFolderError(UserError, RuntimeError):
@@ -51,7 +57,7 @@ def create(root: Path, name: str) -> Path:
     raise RunFolderError(f"no free name left for {root / f'{stamp}_{name}'}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: a second process on the same run is refused, a dead owner's lock is free.
 
@@ -63,27 +69,43 @@ def owned(folder: Path) -> Iterator[None]:
         return
     path = folder / ".lock"
     try:
-        file = open(path, "a+")  # noqa: SIM115 (closed below, with the lock)
+        file = open(path, "ab+", buffering=0)  # noqa: SIM115 (closed below, with the lock)
     except OSError as error:
-        raise RunFolderError(f"cannot write into the run folder {folder}: {error.strerror}") from error
+        raise _not_writable(folder, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise RunFolderError(
-                f"{folder} is in use by process {file.read().strip() or 'unknown'}; wait until it ends"
+                f"{folder} is in use by process {file.read().decode().strip() or 'unknown'}; wait until it ends"
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
         try:
+            _sign(file, folder)
             yield
         except BaseException:
-            if sorted(p.name for p in folder.iterdir()) == [path.name]:  # nothing was done yet: leave no empty folder
-                path.unlink()
-                folder.rmdir()
+            with contextlib.suppress(OSError):  # the folder may be gone: what went wrong before is what is told
+                if sorted(p.name for p in folder.iterdir()) == [path.name]:  # nothing was done yet: leave nothing
+                    path.unlink()
+                    folder.rmdir()
             raise
+
+
+def _sign(file: FileIO, folder: Path) -> None:
+    """Write the owner into the lock."""
+    try:
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+def _not_writable(folder: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"cannot write into the run folder {folder}: {error.strerror}; {_way_out(error)}")
+
+
+def _way_out(error: OSError) -> str:
+    return "free space, then start again" if error.errno in FULL else "name a folder that can be written"
 
 
 def ensure(folder: Path) -> Path:
@@ -91,7 +113,7 @@ def ensure(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunFolderError(f"cannot make the run folder {folder}: {error.strerror}; set run_root=…") from error
+        raise RunFolderError(f"cannot make the folder {folder}: {error.strerror}; {_way_out(error)}") from error
     return folder
 
 
@@ -101,7 +123,7 @@ def first_rank() -> bool:
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    ensure(folder)
     write_text(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
 
@@ -166,8 +188,9 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunFolderError(f"cannot write {path}: {error.strerror}; free space or choose another run_root") from error
+        with contextlib.suppress(OSError):  # what cannot be written may not be removed either
+            temporary.unlink(missing_ok=True)
+        raise RunFolderError(f"cannot write {path}: {error.strerror}; {_way_out(error)}") from error
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.table import Table
 
-from wsl import plots, results
+from wsl import plain_yaml, plots, results
+from wsl.command_line import jobs_of
 from wsl.results import Result
 from wsl.run_config import TASKS
-from wsl.run_folder import RunFolderError, flat, read_config
+from wsl.run_folder import RunFolderError, flat, read_config, write_text
 
 #: keys that tell no setting from another
 APART = ("seed", "run_root", "resume", "folder")
@@ -33,7 +36,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        return ", ".join(f"{key}={value}" for key, value in self.values.items()) or "all jobs"
+        return ", ".join(f"{key}={value}" for key, value in self.values.items()) or "all finished jobs"
 
     def mean(self, split: str) -> float:
         return statistics.fmean(self.scores(split))
@@ -43,17 +46,27 @@ class Setting:
         return [getattr(result, split)[result.metric] for result in self.found]
 
 
-def collect(folder: Path) -> tuple[list[Setting], list[Path]]:
-    """The settings of a sweep's folder, the best by validation first, and the folders of jobs without a result.
+def collect(folder: Path) -> tuple[list[Setting], dict[Path, str]]:
+    """The settings of a sweep's folder, the best by validation first; and the jobs without a result: folder → why.
 
     Raises:
         RunFolderError: if the folder holds no finished job, or jobs that were chosen by different metrics.
     """
+    done: list[tuple[dict[str, Any], Result]] = []
+    without: dict[Path, str] = {}
     jobs = sorted(path.parent for path in folder.glob("*/config.yaml"))
-    done = [job for job in jobs if (job / "result.json").exists()]
+    for job in jobs:
+        try:
+            done.append(_read(job))
+        except RunFolderError as error:
+            without[job] = str(error)
+    for number, given in enumerate(_asked(folder)):
+        if (job := folder / str(number)) not in jobs:  # it was refused before it began, or its turn did not come
+            without[job] = f"left nothing: {' '.join(given)}"
     if not done:
-        raise RunFolderError(f"{folder} holds no finished job of a sweep (FOLDER/JOB/result.json)")
-    configs, found = [read_config(job) for job in done], [Result.read(job) for job in done]
+        jobs_told = "".join(f"\n  {job}: {why}" for job, why in without.items())
+        raise RunFolderError(f"{folder} holds no finished job of a sweep (FOLDER/JOB/result.json){jobs_told}")
+    configs, found = [config for config, _ in done], [result for _, result in done]
     if len(metrics := {result.metric for result in found}) > 1:
         raise RunFolderError(f"{folder}: jobs are judged by {', '.join(sorted(metrics))}; collect sweeps of one task")
     groups: dict[str, tuple[dict[str, Any], list[Result]]] = {}
@@ -61,7 +74,41 @@ def collect(folder: Path) -> tuple[list[Setting], list[Path]]:
         groups.setdefault(str(values), (values, []))[1].append(result)
     settings = [Setting(values, tuple(seeds)) for values, seeds in groups.values()]
     sign = -1 if TASKS[configs[0]["task"]["name"]].mode == "max" else 1
-    return sorted(settings, key=lambda s: sign * s.mean("val")), [job for job in jobs if job not in done]
+    return sorted(settings, key=lambda s: sign * s.mean("val")), without
+
+
+def _read(job: Path) -> tuple[dict[str, Any], Result]:
+    """Config and result of a job.
+
+    Raises:
+        RunFolderError: if one of them is absent, or no run has written it.
+    """
+    if not (job / "result.json").exists():
+        raise RunFolderError("not finished")
+    config = read_config(job)
+    try:
+        result = Result.read(job)
+        scores = [getattr(result, split)[result.metric] for split in ("val", "test")]
+        readable = all(isinstance(score, int | float) for score in scores)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{job / 'result.json'} cannot be read: {error!r}") from None
+    if not readable:
+        raise RunFolderError(f"{job / 'result.json'} cannot be read: {result.metric} is no number")
+    task = config.get("task")
+    if "label" not in config or not isinstance(task, Mapping) or task.get("name") not in TASKS:
+        raise RunFolderError(f"{job / 'config.yaml'} is not one that a run has written")
+    return config, result
+
+
+def _asked(folder: Path) -> list[tuple[str, ...]]:
+    """What the jobs of the sweep differ in, by number, as Hydra has noted it; empty if there is no such note."""
+    try:
+        hydra = plain_yaml.load((folder / "multirun.yaml").read_bytes())["hydra"]
+        if hydra["sweep"]["subdir"] != "${hydra:job.num}":  # the folders have other names
+            return []
+        return jobs_of([str(text) for text in hydra["overrides"]["task"]])
+    except (OSError, yaml.YAMLError, LookupError, TypeError):
+        return []
 
 
 def _settings(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -82,20 +129,28 @@ def table(settings: Sequence[Setting], title: str) -> Table:
     for column in ("seeds", f"val {metric}", f"test {metric}"):
         out.add_column(column, justify="right", no_wrap=True)
     for setting in settings:
-        values = [str(value) for value in setting.values.values()] or ["all jobs"]
+        values = [str(value) for value in setting.values.values()] or ["all finished jobs"]
         scores = [results.mean_std(setting.scores(split)) for split in ("val", "test")]
         out.add_row(*values, str(len(setting.found)), *scores)
     return out
 
 
 def write(settings: Sequence[Setting], folder: Path) -> list[Path]:
-    """``sweep.csv``, one row per job, and ``sweep.png``."""
+    """``sweep.csv``, one row per job, and ``sweep.png``.
+
+    Raises:
+        RunFolderError: if they cannot be written.
+    """
     metric = settings[0].found[0].metric
-    path = folder / "sweep.csv"
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*settings[0].values, "seed", f"val/{metric}", f"test/{metric}"])
-        for s in settings:
-            writer.writerows([*s.values.values(), r.seed, r.val[metric], r.test[metric]] for r in s.found)
+    path, figure = folder / "sweep.csv", folder / "sweep.png"
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*settings[0].values, "seed", f"val/{metric}", f"test/{metric}"])
+    for s in settings:
+        writer.writerows([*s.values.values(), r.seed, r.val[metric], r.test[metric]] for r in s.found)
+    write_text(path, text.getvalue())
     scores = {split: [s.scores(split) for s in settings] for split in ("val", "test")}
-    return [path, plots.sweep([s.name for s in settings], scores, metric, folder / "sweep.png")]
+    try:
+        return [path, plots.sweep([s.name for s in settings], scores, metric, figure)]
+    except OSError as error:
+        raise RunFolderError(f"cannot write {figure}: {error.strerror}; make the folder writable") from error

@@ -10,9 +10,10 @@ import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import pytorch_lightning as pl
+from annotated_types import Ge
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy, Strategy
@@ -30,7 +31,7 @@ from wsl.checkpoint import AtomicCheckpointIO
 from wsl.config import arguments, schema_of
 from wsl.metrics_file import MetricsFile
 from wsl.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
-from wsl.run_folder import first_rank
+from wsl.run_folder import first_rank, write_text
 
 #: what libraries warn of that no user of ours can act on
 FOREIGN_WARNINGS = (
@@ -66,7 +67,7 @@ def lightning_trainer(
     strategy: Literal["auto", "ddp"] = "auto",
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
     max_epochs: PositiveInt = 20,
-    max_steps: int = -1,
+    max_steps: Annotated[int, Ge(-1)] = -1,
     gradient_clip_val: NonNegativeFloat = 10.0,
     accumulate_grad_batches: PositiveInt = 1,
     check_val_every_n_epoch: PositiveInt = 1,
@@ -84,6 +85,7 @@ def lightning_trainer(
     Args:
         mixed: whether a batch may lack some of the data's architectures, or parameters may get no gradient for another
             reason (given by the program).
+        max_steps: optimiser steps after which training ends, if max_epochs have not ended it; -1: any number.
         devices: processes on each node, one for each GPU. num_nodes: machines.
         checkpoint_every_n_steps: optimiser steps between checkpoints within an epoch, beside the one at its end; 0: no.
         collective_timeout: seconds that a rank waits for the others before the run ends with an error.
@@ -244,7 +246,7 @@ def loggers(
     if not first_rank():
         return out  # one W&B run for all ranks
     if not identity.exists():
-        identity.write_text(uuid.uuid4().hex[:8] + "\n")
+        write_text(identity, uuid.uuid4().hex[:8] + "\n")
     offline = os.environ.get("WANDB_MODE") == "offline"
     if not offline and not _reachable(installed):
         Console(stderr=True).print("W&B cannot be reached: this run is logged offline; `wandb sync` it later")

@@ -136,6 +136,16 @@ def test_of_accumulated_batches_the_guilty_one_is_named(small_zoo: Path, tmp_pat
     assert len(rows) == 16
 
 
+def test_a_norm_that_overflows_is_told_as_such(
+    small_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradients are finite, so there is none to name."""
+    original: Loss = Classification.loss
+    monkeypatch.setattr(Classification, "loss", lambda *given: original(*given) * 1e25)
+    with pytest.raises(NonFiniteError, match="every gradient is finite, but too large for their norm to be, of the r"):
+        train.run(config(small_zoo, "trainer.max_epochs=1"), tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("allowed", [0, 4])
 def test_two_ranks_take_the_verdict_together(small_zoo: Path, tmp_path: Path, allowed: int) -> None:

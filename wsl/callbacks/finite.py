@@ -102,7 +102,10 @@ class StopOnNonFinite(pl.Callback):
         if not parts:  # gradients are summed over ranks: any of their rows may be why
             every = [row for seen in ranks for batch in seen.rows for row in batch]
             names = sorted({name for seen in ranks for name in seen.parameters})
-            parts = [f"the gradients of {', '.join(names)} are not finite, of the rows {_listed(every)}"]
+            what = f"the gradients of {', '.join(names)} are not finite"
+            if not names:  # the square of a finite number may overflow
+                what = "every gradient is finite, but too large for their norm to be"
+            parts = [f"{what}, of the rows {_listed(every)}"]
         return f"step {trainer.global_step} (epoch {trainer.current_epoch}): {'; '.join(parts)}"
 
     def _advice(self) -> str:
