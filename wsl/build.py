@@ -27,6 +27,7 @@ from wsl.graphs import node_graph
 from wsl.graphs.node_graph import NodeGraphSpec
 from wsl.metrics_file import MetricsFile
 from wsl.other_model import OtherModelError, check_types, differences
+from wsl.results import console
 from wsl.run_config import (
     DATA,
     ENCODERS,
@@ -40,7 +41,6 @@ from wsl.run_config import (
     free_on_resume,
     started_with,
 )
-from wsl.results import console
 from wsl.spec import WeightSpec, family
 from wsl.spec.family import SpecFamily
 from wsl.tasks.base import Task
