@@ -22,6 +22,17 @@ class Plus(nn.Module):
         return x + 0.5
 
 
+class Flat(nn.Module):
+    """An MLP that flattens its images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(2 * 3 * 3, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.hidden(x.flatten(1))))
+
+
 def mlp() -> tuple[nn.Module, WeightSpec, Tensor]:
     module = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 2))
     spec = mlp_spec([3, 7, 5, 2], "tanh")

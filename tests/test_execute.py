@@ -9,6 +9,7 @@ from execute_networks import (
     COUNT,
     GRU,
     NETWORKS,
+    Flat,
 )
 from specs import Describe, gru_spec
 from torch import Tensor, nn
@@ -102,17 +103,6 @@ def test_gradients_reach_every_weight(name: str) -> None:
     values = batch.values.requires_grad_()
     (gradient,) = torch.autograd.grad(execute(batch.with_values(values), inputs.double()).square().sum(), values)
     assert gradient.isfinite().all() and (gradient != 0).float().mean() > 0.8
-
-
-class Flat(nn.Module):
-    """Flattens its images first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.head = nn.Linear(2 * 3 * 3, 5), nn.Linear(5, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.hidden(x.flatten(1))))
 
 
 def test_images_that_are_flattened_first() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from execute_networks import Flat
 from graph_networks import SINE, built, change, family, mixed
 from graph_specs import random_batch, spec_named
 from torch import Tensor, nn
@@ -68,17 +69,6 @@ def test_a_node_of_one_position_has_the_answers_at_this_position(pooled: bool, f
         assert torch.equal(answers[start + nodes.start : start + nodes.start + nodes.size], expected)
     moved = act(draw(spec, 3, dtype=torch.float64), batch)
     assert change(encoder(moved), encoder(batch)) < 1e-10
-
-
-class Flat(nn.Module):
-    """An MLP that flattens its images."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.head = nn.Linear(2 * 3 * 3, 5), nn.Linear(5, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.hidden(x.flatten(1))))
 
 
 def test_an_mlp_that_flattens_images_is_run_on_its_pixels() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.base import Encoder, UnsupportedSpecError
 from wsl.encoders.graph_embedding import EdgeListFront, graph_frame, one_channel
+from wsl.encoders.graph_field import refuse_readout
 from wsl.encoders.neural_graph import NeuralGraphEmbedding, fits_blocks, neural_graph, one_spec
 from wsl.graphs.blocks import BlockGraph
 from wsl.graphs.frame import GraphFrame
@@ -60,8 +61,8 @@ class GraphEncoder(Encoder):
         plain = not reading.probe_file and not field
         if form == "blocks" and reading.probe_file:
             raise UnsupportedSpecError(f"{name} reads probe_file on edge lists: set form=edges or form=auto")
-        if field and reading.readout != "outputs":
-            raise UnsupportedSpecError(f"{name} returns a field, which no readout makes: leave readout=outputs")
+        if field:
+            refuse_readout(name, reading.readout)
         if form == "blocks" or (form == "auto" and plain and fits_blocks(spec, reading.readout)):
             one = one_spec(spec, reading.readout)
             self.graph, self.outputs = neural_graph(one, reading.reverse_edges, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wsl.encoders.base import UnsupportedSpecError
 from wsl.graphs.edge_list import EdgeList
 from wsl.graphs.frame import GraphFrame
 from wsl.nn.graph_scales import GraphScales
@@ -43,3 +44,9 @@ class GraphField(GraphScales):
         if self.nodes is None:
             return self.rows(graph, on_edges.new_zeros(graph.num_nodes, 0, self.out_features), on_edges)
         return self.rows(graph, self.nodes(x).unflatten(1, (-1, self.out_features)), on_edges)
+
+
+def refuse_readout(name: str, readout: str) -> None:
+    """Raise UnsupportedSpecError if an encoder that is asked for a field is also asked for a readout."""
+    if readout != "outputs":
+        raise UnsupportedSpecError(f"{name} returns a field, which no readout makes: leave readout=outputs")

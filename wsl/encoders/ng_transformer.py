@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from wsl.batch import MixedWeightBatch, WeightBatch
 from wsl.encoders.attention_options import per_head
-from wsl.encoders.base import Encoder, UnsupportedSpecError
+from wsl.encoders.base import Encoder
 from wsl.encoders.graph_embedding import EdgeListFront, graph_frame, output_states, padded_states
-from wsl.encoders.graph_field import GraphField
+from wsl.encoders.graph_field import GraphField, refuse_readout
 from wsl.graphs.edge_list import EdgeList
 from wsl.graphs.network import GraphOptions
 from wsl.graphs.pairs import Pairs, dense_pairs, sparse_pairs
@@ -116,8 +116,8 @@ class NGTransformer(Encoder):
     ) -> None:
         super().__init__(spec, out_features)
         per_head(width, heads, "width")
-        if equivariant and readout != "outputs":
-            raise UnsupportedSpecError("NG-T returns a field, which no readout makes: leave readout=outputs")
+        if equivariant:
+            refuse_readout("NG-T", readout)
         self.equivariant = equivariant
         self.frame = graph_frame(
             spec, GraphOptions(flatten=flatten, linear=linear_layers, attention=attention_nodes), "NG-T"
